@@ -1,9 +1,9 @@
 """Maps cli/ to pruning.cli, so that no top-level module named `cli` is installed."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
-    packages=["pruning", "pruning.cli", "pruning.models", "pruning.data", "pruning.methods", "pruning.recipes"],
+    packages=[*find_packages(include=["pruning", "pruning.*"]), "pruning.cli"],
     package_dir={"pruning": "pruning", "pruning.cli": "cli"},
     package_data={"pruning": ["py.typed"], "pruning.recipes": ["*.toml"]},
 )
