@@ -26,13 +26,18 @@ Criterion = Literal["magnitude", "random"]
 Allocation = Literal["global"]
 Structure = Literal["weights"]
 Technique = Literal["fine-tune", "weight-rewind", "lr-rewind", "low-lr-rewind", "reinit"]
-RetrainSchedule = Literal["ft", "lrw"]
+RetrainSchedule = Literal[
+    "ft", "lrw", "slr", "clr", "llr", "allr", "allr-d1", "allr-d2", "accallr", "constant", "stepped", "cosine", "linear"
+]
+ScoringMode = Literal["eval", "train"]
 MethodName = Literal["none"]
 LrSchedule = Literal["constant", "stepped", "linear", "cosine"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 SplitRule = Literal["train-10", "test-20", "none"]
 Precision = Literal["float32", "bfloat16"]
 Option = bool | int | float | str
+
+TUNED_SCHEDULES = ("constant", "stepped", "cosine", "linear")  # of retraining, with a rate and a warm-up of their own
 
 Sparsity = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -131,15 +136,29 @@ class Retrain(_Settings):
     """Trains a pruned network further, its masks held fixed.
 
     `epochs` None means the length of the original training. `technique` chooses the weights to start from and the
-    learning-rate schedule; `schedule` replaces the latter. `optimizer_state` "keep" takes over the momenta that belong to
-    the weights to start from (Renda et al. 2020), "reset" starts from none.
+    learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
+    to the schedules in TUNED_SCHEDULES. `optimizer_state` "keep" takes over the momenta that belong to the weights to start
+    from (Renda et al. 2020), "reset" starts from none.
     """
 
     phase: Literal["retrain"] = "retrain"
     technique: Technique = "lr-rewind"
     schedule: RetrainSchedule | None = None
+    schedule_lr: Positive | None = None
+    schedule_warmup: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
     epochs: Annotated[int, Field(ge=1)] | None = None
     optimizer_state: Literal["keep", "reset"] = "keep"
+
+    @model_validator(mode="after")
+    def _tuned(self) -> Retrain:
+        if self.schedule in TUNED_SCHEDULES:
+            if self.schedule_lr is None:
+                raise ValueError(f"schedule '{self.schedule}' needs schedule_lr, its initial rate")
+        elif self.schedule_lr is not None or self.schedule_warmup is not None:
+            name = "schedule_lr" if self.schedule_lr is not None else "schedule_warmup"
+            given = f"schedule '{self.schedule}'" if self.schedule else f"technique '{self.technique}'"
+            raise ValueError(f"{name} is not used by {given}, only by the schedules {', '.join(TUNED_SCHEDULES)}")
+        return self
 
 
 Phase = Annotated[Train | Prune | Retrain, Field(discriminator="phase")]
