@@ -27,8 +27,9 @@ Allocation = Literal["global"]
 Structure = Literal["weights"]
 Technique = Literal["fine-tune", "weight-rewind", "lr-rewind", "low-lr-rewind", "reinit"]
 RetrainSchedule = Literal[
-    "ft", "lrw", "slr", "clr", "llr", "allr", "allr-d1", "allr-d2", "accallr", "constant", "stepped", "cosine", "linear"
-]
+    "ft", "lrw", "slr", "clr", "llr", "allr", "allr-d1", "allr-d2", "accallr", "constant", "stepped", "cosine", "linear",
+    "original",
+]  # fmt: skip
 ScoringMode = Literal["eval", "train"]
 MethodName = Literal["none"]
 LrSchedule = Literal["constant", "stepped", "linear", "cosine"]

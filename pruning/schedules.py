@@ -47,6 +47,7 @@ RETRAIN_SCHEDULES: dict[str, str] = {
     "stepped": "the original schedule compressed into N steps and scaled to a given first rate",
     "cosine": "cosine from a given rate to 0",
     "linear": "linear from a given rate to 0",
+    "original": "the original schedule from its beginning, held at its last rate",
 }
 
 IMPACT = {"allr": "norm", "allr-d1": "norm", "accallr": "accuracy"}  # what `impact` has to be computed from
@@ -109,11 +110,13 @@ def retraining(
     names in TUNED.
     """
     _check(name, total_steps, steps, impact, warmup_steps, lr, warmup)
-    rates = [] if name in ("lrw", "constant", "cosine", "linear") else [original(step) for step in range(total_steps)]
+    rates = [] if name in ("lrw", "original", "constant", "cosine", "linear") else [original(step) for step in range(total_steps)]
     first = max(rates, default=0.0)
     least = min(rates[warmup_steps:], default=0.0)
     if name == "ft":
         return lambda step: least
+    if name == "original":
+        return lambda step: original(min(step, total_steps - 1))
     if name == "lrw":
         return _rewound(original, total_steps, steps, warmup_steps)
 

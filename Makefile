@@ -1,0 +1,28 @@
+# make demo and make test do all set-up themselves; `make test TORCH=torch==2.13.0` chooses a torch.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch>=2.11
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*)
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/.installed: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel "ninja>=1.11" "pybind11>=2.13" "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[demo,tensorboard,plot,test,lint]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/prune run digits --out runs
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)
