@@ -110,7 +110,11 @@ def retraining(
     names in TUNED.
     """
     _check(name, total_steps, steps, impact, warmup_steps, lr, warmup)
-    rates = [] if name in ("lrw", "original", "constant", "cosine", "linear") else [original(step) for step in range(total_steps)]
+    rates = (
+        []
+        if name in ("lrw", "original", "constant", "cosine", "linear")
+        else [original(step) for step in range(total_steps)]
+    )
     first = max(rates, default=0.0)
     least = min(rates[warmup_steps:], default=0.0)
     if name == "ft":

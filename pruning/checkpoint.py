@@ -1,0 +1,142 @@
+"""The run folder as tensors: safetensors files, written whole or not at all, read with every check that tells damage.
+
+Tensors that share memory (tied weights) are stored once; the metadata names the aliases.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pruning import ops, runs
+from pruning.plan import SCHEMA, PlanError
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | None = None) -> None:
+    """Writes the tensors and the notes (JSON) as one safetensors file, whole or not at all."""
+    stored: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in tensors.items():
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in seen:
+            aliases[name] = seen[key]
+            continue
+        seen[key] = name
+        # A clone: safetensors refuses tensors that share storage, as views of one buffer do.
+        stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    metadata = {"schema": str(SCHEMA), "aliases": json.dumps(aliases), "notes": json.dumps(dict(notes or {}))}
+    with runs.replacing(path) as part:
+        try:
+            save_file(stored, part, metadata)
+        except SafetensorError as error:
+            raise PlanError(f"cannot write {path}: {error}") from None
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns (tensors, notes) of a file that :func:`save` wrote; raises PlanError where it is missing or damaged."""
+    if not path.is_file():
+        raise PlanError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("schema") != str(SCHEMA):
+                raise PlanError(f"{path} has schema {metadata.get('schema')!r}; this version reads schema {SCHEMA}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for alias, name in json.loads(metadata["aliases"]).items():
+            tensors[alias] = tensors[name]
+        return tensors, json.loads(metadata["notes"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if isinstance(error, PlanError):
+            raise
+        raise PlanError(f"{path} is damaged: {error}") from None
+
+
+def restore(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Loads weights and buffers into the model; raises PlanError where names or shapes differ or a value is not finite."""
+    own = model.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or extra:
+        what = f"it lacks '{missing[0]}'" if missing else f"it has '{extra[0]}', which the model lacks"
+        raise PlanError(f"{source} does not fit the model: {what}")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise PlanError(
+                f"{source} does not fit the model: '{name}' is {list(tensor.shape)}, not {list(own[name].shape)}"
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise PlanError(f"{source}: '{name}' holds values that are not finite")
+    model.load_state_dict(dict(tensors))
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the model's weights and buffers by name; raises PlanError where a module keeps state that is no tensor."""
+    out = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise PlanError(
+                f"'{name}' of the model's state is a {type(value).__name__}, not a tensor; it cannot be saved"
+            )
+        out[name] = value
+    return out
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Returns what a result depends on beside its settings: command line, versions, device, driver, kernel backend."""
+    from pruning import __version__
+
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "version": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "backend": ops.backend(device),
+    }
+    if device.type == "cuda":
+        record |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": _driver()}
+    return record
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def _commit() -> str | None:
+    """Returns the commit of the package's own checkout, or None where it is installed without one."""
+    return _output(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"])
+
+
+def _driver() -> str | None:
+    return _output(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "-i", "0"])
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

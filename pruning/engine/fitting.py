@@ -1,0 +1,170 @@
+"""Training inside a run folder: the optimizer, the log, the kept epochs, and going on after an interruption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pruning import checkpoint, loop, runs
+from pruning.engine.session import Session, Setting
+from pruning.engine.tracking import tracker
+from pruning.events import EpochDone, PhaseStarted
+from pruning.masks import Masks
+from pruning.methods import Method
+from pruning.optim import MaskedSGD, enforce
+from pruning.plan import PlanError, Train
+from pruning.seeds import derive
+
+SAVE_EVERY = 5.0  # seconds between two resume files; what lies between is run again, to the same bits
+
+_MODEL, _METHOD = "model:", "method:"
+
+
+def make_optimizer(
+    network: nn.Module, train: Train, masks: Masks | None, extra: list[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """Returns the optimizer of the settings, the masks enforced by it; `extra` holds a method's own parameter groups."""
+    ours = {id(p) for group in extra for p in group["params"]}
+    weights = [p for p in network.parameters() if id(p) not in ours]
+    if train.decay_norm_and_bias:
+        groups: list[dict[str, Any]] = [{"params": weights}]
+    else:
+        groups = [
+            {"params": [p for p in weights if p.ndim > 1]},
+            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+    groups += extra
+    if train.optimizer == "sgd":
+        sgd = MaskedSGD(
+            groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, weight_decay=train.weight_decay
+        )
+        if masks is not None:
+            sgd.set_masks(network, masks)
+        return sgd
+    kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
+    optimizer = kind(groups, lr=train.lr, betas=(train.momentum, 0.999), weight_decay=train.weight_decay)
+    if masks is not None:
+        enforce(optimizer, network, masks)
+    return optimizer
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """Returns the optimizer's tensors as {"momentum_buffer:conv1.weight": tensor, ...}."""
+    out = {}
+    for name, parameter in network.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                out[f"{key}:{name}"] = value
+    return out
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor], masks: Masks | None
+) -> None:
+    """Gives the optimizer what :func:`optimizer_state` returned, pruned entries as +0."""
+    parameters = dict(network.named_parameters())
+    for name, tensor in tensors.items():
+        key, _, owner = name.partition(":")
+        if owner not in parameters:
+            raise PlanError(f"the optimizer's state names '{owner}', which the model lacks")
+        parameter = parameters[owner]
+        if tensor.ndim == 0 and parameter.ndim != 0:  # Adam's step count, which torch keeps on the CPU
+            optimizer.state[parameter][key] = tensor.cpu()
+            continue
+        if tensor.shape != parameter.shape:
+            raise PlanError(f"the optimizer's state of '{owner}' is {list(tensor.shape)}, not {list(parameter.shape)}")
+        value = tensor.to(parameter.device).clone()
+        if masks is not None and owner in masks:
+            value = torch.where(
+                masks[owner].to(value.device), value, torch.zeros((), dtype=value.dtype, device=value.device)
+            )
+        optimizer.state[parameter][key] = value
+
+
+def fit_in(
+    session: Session,
+    setting: Setting,
+    run: Path,
+    network: nn.Module,
+    *,
+    phase: str,
+    cycle: int,
+    epochs: int,
+    lr: Callable[[int], float],
+    masks: Masks | None,
+    method: Method,
+    momenta: dict[str, Tensor],
+    keep: tuple[int, ...] = (),
+) -> dict[str, Tensor]:
+    """Trains the network inside the run folder, from its resume file where there is one; returns the optimizer's tensors."""
+    train = setting.train
+    optimizer = make_optimizer(network, train, masks, method.attach(network))
+    load_optimizer_state(optimizer, network, momenta, masks)
+    first = 0
+    resume = run / runs.RESUME
+    if resume.exists():
+        tensors, notes = checkpoint.load(resume, setting.device)
+        first = int(notes["epoch"])
+        checkpoint.restore(network, _part(tensors, _MODEL), resume)
+        method.load_state(_part(tensors, _METHOD))
+        rest = {name: t for name, t in tensors.items() if not name.startswith((_MODEL, _METHOD))}
+        load_optimizer_state(optimizer, network, rest, masks)
+    elif 0 in keep:
+        checkpoint.save(run / runs.epoch_file(0), checkpoint.state(network), {"epoch": 0})
+    runs.trim_log(run, first)
+    steps = setting.data.steps_per_epoch(train.batch_size)
+    session.tell(PhaseStarted(str(run), phase, epochs, epochs * steps, first))
+    track = tracker(session.track, run, first)
+    saved = time.perf_counter()
+
+    def on_epoch(record: dict[str, Any]) -> None:
+        nonlocal saved
+        epoch = record["epoch"]
+        runs.append_log(run, record)
+        track(record)
+        if epoch in keep:
+            tensors = {**checkpoint.state(network), **optimizer_state(optimizer, network)}
+            checkpoint.save(run / runs.epoch_file(epoch), tensors, {"epoch": epoch})
+        if time.perf_counter() - saved > SAVE_EVERY and epoch < epochs:
+            tensors = {f"{_MODEL}{name}": t for name, t in checkpoint.state(network).items()}
+            tensors |= {f"{_METHOD}{name}": t for name, t in method.state().items()}
+            checkpoint.save(resume, {**tensors, **optimizer_state(optimizer, network)}, {"epoch": epoch})
+            saved = time.perf_counter()
+        session.tell(EpochDone(record))
+
+    loop.fit(
+        network,
+        setting.data,
+        optimizer,
+        lr,
+        epochs=epochs,
+        batch_size=train.batch_size,
+        seed=derive(train.seed, "cycle", cycle),
+        method=method,
+        device=setting.device,
+        first_epoch=first,
+        masks=masks,
+        precision=train.precision,
+        label_smoothing=train.label_smoothing,
+        clip_norm=train.clip_norm,
+        on_epoch=on_epoch,
+        tell=session.tell,
+    )
+    track(None)
+    return optimizer_state(optimizer, network)
+
+
+def split_state(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Returns (weights and buffers, optimizer's tensors) of a kept epoch's file."""
+    weights = {name: t for name, t in tensors.items() if ":" not in name}
+    return weights, {name: t for name, t in tensors.items() if ":" in name}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,110 @@
+"""Looking at runs without making any: evaluation, the network itself, and what a plan would do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruning import rewind, runs
+from pruning.engine.results import load_state, measure, summarize
+from pruning.engine.session import build_recorded, open_session, recorded, setting, settle, stamp
+from pruning.flops import count_macs
+from pruning.plan import PlanError, Prune, Retrain, Train, digest
+
+Phase = Train | Prune | Retrain
+
+
+def load_model(run: Path | str, trust_code: bool = False, device: str = "cpu") -> nn.Module:
+    """Returns the run's network with its weights, pruned ones +0, on the device, in evaluation mode."""
+    session = open_session(device=device, trust_code=trust_code)
+    run = runs.check_run(Path(run))
+    network = build_recorded(session, run)
+    load_state(run, network)
+    return network.eval()
+
+
+def evaluate_run(run: Path | str, **options: Any) -> dict[str, Any]:
+    """Returns the contract's result for a finished run, measured anew from its files; options as of advance()."""
+    session = open_session(**options)
+    run = runs.check_run(Path(run))
+    train, code, data_dir = recorded(session, run)
+    where = setting(session, train, code, data_dir)
+    network = where.build(train.seed)
+    masks, _ = load_state(run, network)
+    started = time.perf_counter()
+    measured = measure(where, network, masks)
+    stored = runs.read_summary(run)
+    summary = summarize(where, run, stored["phase"], measured, epochs=stored["epochs"])
+    return runs.result({**summary, "run": str(run), "seconds": time.perf_counter() - started})
+
+
+def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: Any) -> list[dict[str, Any]]:
+    """Returns what running the phases would do, a row each, and writes nothing; options as of advance().
+
+    Keys: phase, run (the folder's path), done, epochs, steps, macs (of one image, dense), sparse_macs (None where the masks are
+    not known yet), settings.
+    """
+    session = open_session(**options)
+    if parent is None:
+        first = phases[0]
+        if not isinstance(first, Train):
+            raise PlanError(f"a {first.phase} phase needs a run to start from")
+        train, code = stamp(first)
+        data_dir, name, masked, sparsity = None, "", False, 0.0
+        check_kept(phases, train)
+    else:
+        runs.check_run(parent)
+        train, code, data_dir = recorded(session, parent)
+        name = runs.read_record(parent)["digest"]
+        masked = (parent / runs.MASKS).exists()
+        sparsity = runs.read_summary(parent)["sparsity"]
+    where = setting(session, train, code, data_dir)
+    network = where.build(train.seed)
+    where.check(network)
+    macs = count_macs(network, where.data.example()).macs
+    per_epoch = where.data.steps_per_epoch(train.batch_size)
+    rows = []
+    for phase in phases:
+        phase = train if isinstance(phase, Train) else settle(phase, train)
+        epochs = phase.epochs if isinstance(phase, Train) else 0
+        if isinstance(phase, Prune):
+            if phase.sparsity < sparsity - 1e-9:
+                raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {sparsity:g}")
+            masked, sparsity = True, phase.sparsity
+        elif isinstance(phase, Retrain):
+            if not masked:
+                raise PlanError("retrain continues a pruned run (prune prune RUN --sparsity S)")
+            if parent is not None:
+                rewind.find_state(phase, runs.history(parent)[0], train.epochs)
+            epochs = rewind.epochs(phase, train.epochs)
+        name = digest(phase, name)
+        folder = out / runs.folder_name(phase, train, name)
+        done = runs.is_run(folder) and runs.is_done(folder)
+        rows.append(
+            {
+                "phase": phase.phase,
+                "run": str(folder),
+                "done": done,
+                "epochs": epochs,
+                "steps": epochs * per_epoch,
+                "macs": macs,
+                "sparse_macs": runs.read_summary(folder)["sparse_macs"] if done else (None if masked else macs),
+                "settings": phase.model_dump(mode="json"),
+            }
+        )
+    return rows
+
+
+def check_kept(phases: Sequence[Phase], train: Train) -> None:
+    """Raises PlanError where a retraining rewinds to an epoch that the training of the same plan does not keep."""
+    for phase in phases:
+        epoch = rewind.start_epoch(phase, train.epochs) if isinstance(phase, Retrain) else None
+        if epoch is not None and epoch not in train.keep_epochs:
+            raise PlanError(
+                f"{phase.technique} rewinds to epoch {epoch}, which the training does not keep "
+                f"(keep_epochs = {list(train.keep_epochs)}); add --set train.keep_epochs={sorted({*train.keep_epochs, epoch})}"
+            )

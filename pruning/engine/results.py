@@ -1,0 +1,94 @@
+"""The result of a phase: what the network scores and what it costs, under the keys of the contract."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from pruning import checkpoint, loop, ops, runs
+from pruning.engine.session import Setting
+from pruning.flops import count_macs
+from pruning.masks import Masks, prunable
+from pruning.plan import SCHEMA, PlanError
+
+
+def measure(setting: Setting, network: nn.Module, masks: Masks | None, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Returns the network's accuracies, loss, sparsity and MACs.
+
+    Sparsity is over the masked tensors; of a dense network it is 0 over all prunable ones. `accuracy` and `loss` are of the
+    test images, `speedup` is dense over nonzero MACs: theoretical.
+    """
+    data, device, precision = setting.data, setting.device, setting.train.precision
+    accuracy, loss = loop.evaluate(network, data.batches("test", loop.EVALUATION_BATCH), device, precision)
+    val_accuracy = None
+    if data.sizes["validation"]:
+        val_accuracy, _ = loop.evaluate(network, data.batches("validation", loop.EVALUATION_BATCH), device, precision)
+    counts = (
+        masks.counts()
+        if masks is not None
+        else {n: (w.numel(), w.numel()) for n, w in prunable(network, exclude).items()}
+    )
+    kept, total = sum(k for k, _ in counts.values()), sum(n for _, n in counts.values())
+    report = count_macs(network, data.example(), masks)
+    return {
+        "accuracy": accuracy,
+        "loss": loss,
+        "val_accuracy": val_accuracy,
+        "sparsity": 1.0 - kept / total,
+        "compression": total / kept if kept else None,
+        "params": report.params,
+        "nonzero": report.nonzero,
+        "macs": report.macs,
+        "sparse_macs": report.sparse_macs,
+        "speedup": report.speedup if report.sparse_macs else None,
+        "layers": {name: list(count) for name, count in counts.items()},
+    }
+
+
+def summarize(setting: Setting, run: Path, phase: str, measured: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Returns the whole of summary.json: the contract's keys, layer counts, and what a reader needs to build the network."""
+    summary = {
+        "schema": SCHEMA,
+        "run": run.name,
+        "phase": phase,
+        "model": setting.train.model,
+        "data": setting.train.data,
+        "seed": setting.train.seed,
+        "device": str(setting.device),
+        "backend": ops.backend(setting.device),
+        **measured,
+        "input": list(setting.data.shape),
+        "classes": setting.data.classes,
+        **more,
+    }
+    if not math.isfinite(summary["loss"]):
+        raise PlanError(f"the test loss of run '{run}' is {summary['loss']}: the network is broken")
+    return summary
+
+
+def load_state(run: Path, network: nn.Module) -> tuple[Masks | None, dict[str, Tensor]]:
+    """Loads the run's weights into the network; returns its masks and its optimizer's tensors, each checked against the weights."""
+    path = run / runs.WEIGHTS
+    tensors, _ = checkpoint.load(path)
+    checkpoint.restore(network, tensors, path)
+    masks = load_masks(run, network)
+    momenta = checkpoint.load(run / runs.MOMENTA)[0] if (run / runs.MOMENTA).exists() else {}
+    return masks, momenta
+
+
+def load_masks(run: Path, network: nn.Module) -> Masks | None:
+    """Returns the run's masks, or None where it is dense; raises PlanError where they do not fit or a pruned weight is not +0."""
+    path = run / runs.MASKS
+    if not path.exists():
+        return None
+    masks = Masks.load(path)
+    try:
+        masks.check(network)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from None
+    if bad := masks.violations(network.state_dict()):
+        raise PlanError(f"{run}: pruned weights of '{bad[0]}' are not +0; masks and weights disagree")
+    return masks.to(next(network.parameters()).device)

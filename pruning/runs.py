@@ -1,0 +1,307 @@
+"""The run folder as text: names of files, digests, done or not, parents, listing. Nothing here imports torch.
+
+A run is one phase done. Its folder is named by a digest of its own settings and its parent's digest; `summary.json`, written
+last and by rename, means done. Nothing in a run folder is a pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from pruning.plan import PHASES, SCHEMA, PlanError, Prune, Retrain, Train, make
+
+PHASE, ENV, LOG, SUMMARY, LOCK = "phase.json", "env.json", "log.jsonl", "summary.json", "lock"
+WEIGHTS, MASKS, MOMENTA, RESUME = (
+    "weights.safetensors",
+    "masks.safetensors",
+    "momenta.safetensors",
+    "resume.safetensors",
+)
+
+RESULT_KEYS = (
+    "run", "phase", "model", "data", "seed", "device", "backend", "epochs", "accuracy", "loss", "val_accuracy", "sparsity",
+    "compression", "params", "nonzero", "macs", "sparse_macs", "speedup", "seconds", "images_per_second",
+)  # fmt: skip
+
+
+def epoch_file(epoch: int) -> str:
+    """Returns the file name of the state that was kept after `epoch` epochs; 0 is the initialization."""
+    return "init.safetensors" if epoch == 0 else f"epoch-{epoch:04d}.safetensors"
+
+
+def kept_epochs(run: Path) -> list[int]:
+    """Returns the epochs whose state the run kept, sorted."""
+    found = [int(p.stem[6:]) for p in run.glob("epoch-*.safetensors") if p.stem[6:].isdigit()]
+    return sorted([0] * (run / epoch_file(0)).exists() + found)
+
+
+def slug(spec: str) -> str:
+    """Returns a name fit for a folder: `nets/mine.py:build` becomes `mine_build`, `torchvision:resnet18` `torchvision_resnet18`."""
+    head, sep, tail = spec.rpartition(":")
+    head = Path(head).stem if head.endswith(".py") else head
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{head}{sep}{tail}" if sep else spec).strip("_.-") or "x"
+
+
+def folder_name(phase: Train | Prune | Retrain, root: Train, digest: str) -> str:
+    """Returns `<model>-<data>-s<seed>-<phase>-<8 hex>`."""
+    return f"{slug(root.model)}-{slug(root.data)}-s{root.seed}-{phase.phase}-{digest[:8]}"
+
+
+# --- writing: whole or not at all ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success flushes it to disk and renames it to `path`, else removes it."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+    except OSError as error:
+        raise PlanError(f"cannot write {path}: {error.strerror}") from None
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+    except OSError as error:
+        raise PlanError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as JSON, whole or not at all; NaN and infinities are refused."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in `path`; raises PlanError where it is missing, damaged or of a newer schema."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise PlanError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise PlanError(f"{path} is damaged: it holds no JSON object")
+    if value.get("schema") != SCHEMA:
+        raise PlanError(f"{path} has schema {value.get('schema')!r}; this version reads schema {SCHEMA}")
+    return value
+
+
+def append_log(run: Path, record: Mapping[str, Any]) -> None:
+    """Appends one line to log.jsonl."""
+    try:
+        with (run / LOG).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise PlanError(f"cannot write {run / LOG}: {error.strerror}") from None
+
+
+def trim_log(run: Path, epoch: int) -> None:
+    """Drops the lines of log.jsonl past `epoch`: those of epochs that are about to be run again."""
+    if (run / LOG).exists():
+        kept = [json.dumps(record) for record in log(run) if record["epoch"] <= epoch]
+        with replacing(run / LOG) as part:
+            part.write_text("".join(line + "\n" for line in kept))
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------------
+
+
+def is_run(run: Path) -> bool:
+    """Returns whether the folder is a run, finished or not."""
+    return (run / PHASE).is_file()
+
+
+def is_done(run: Path) -> bool:
+    """Returns whether the run has finished."""
+    return (run / SUMMARY).is_file()
+
+
+def check_run(run: Path, done: bool = True) -> Path:
+    """Returns the folder; raises PlanError where it is no run or, with `done`, where it has not finished."""
+    if not run.exists():
+        raise PlanError(f"run '{run}' does not exist")
+    if not is_run(run):
+        raise PlanError(f"'{run}' is no run folder: it has no {PHASE}")
+    if done and not is_done(run):
+        raise PlanError(f"run '{run}' has not finished; the command that started it continues it")
+    return run
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Returns phase.json: schema, settings, parent, digest, code (paths of the user's source files), data_dir, seal."""
+    return read_json(check_run(run, done=False) / PHASE)
+
+
+def read_phase(run: Path) -> Train | Prune | Retrain:
+    """Returns the settings of the run's phase."""
+    settings = read_record(run).get("settings")
+    kind = settings.get("phase") if isinstance(settings, dict) else None
+    if kind not in PHASES:
+        raise PlanError(f"{run / PHASE} is damaged: phase {kind!r} is none of {', '.join(PHASES)}")
+    try:
+        return make(PHASES[kind], settings)
+    except PlanError as error:
+        raise PlanError(f"{run / PHASE}: {error}") from None
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """Returns summary.json, with `run` as the folder's path here and now."""
+    return {**read_json(check_run(run) / SUMMARY), "run": str(run)}
+
+
+def result(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the result keys of a summary, those that do not apply as None."""
+    return {key: summary.get(key) for key in RESULT_KEYS}
+
+
+def log(run: Path) -> list[dict[str, Any]]:
+    """Returns the lines of log.jsonl; a torn last line, left by a kill in mid-write, is passed over."""
+    path = run / LOG
+    records = []
+    lines = path.read_text().splitlines() if path.exists() else []
+    for i, line in enumerate(lines):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if i + 1 < len(lines):
+                raise PlanError(f"{path} is damaged in line {i + 1}") from None
+    return records
+
+
+def history(run: Path) -> list[Path]:
+    """Returns the chain of parents, oldest first, ending with the run itself."""
+    chain = [run]
+    while (parent := read_record(chain[0]).get("parent")) is not None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(parent)) or len(chain) > 10_000:
+            raise PlanError(f"{chain[0] / PHASE} is damaged: parent {parent!r} is no folder name")
+        folder = chain[0].parent / parent
+        if not is_run(folder):
+            raise PlanError(f"run '{chain[0]}' needs its parent '{parent}' beside it, in {chain[0].parent}")
+        chain.insert(0, folder)
+    return chain
+
+
+def train_settings(run: Path) -> Train:
+    """Returns the settings of the training that the run's history begins with."""
+    root = history(run)[0]
+    phase = read_phase(root)
+    if not isinstance(phase, Train):
+        raise PlanError(f"{root / PHASE} is damaged: a history begins with a train phase, not with '{phase.phase}'")
+    return phase
+
+
+def listing(out: Path) -> list[dict[str, Any]]:
+    """Returns what lies under `out`, sorted by name: summaries, and what is known of runs that have not finished."""
+    rows = []
+    for folder in sorted(p for p in out.iterdir() if is_run(p)) if out.is_dir() else []:
+        try:
+            if is_done(folder):
+                rows.append({**read_summary(folder), "done": True})
+            else:
+                rows.append({"run": str(folder), "phase": read_phase(folder).phase, "done": False})
+        except PlanError as error:
+            rows.append({"run": str(folder), "phase": None, "done": False, "error": str(error)})
+    return rows
+
+
+# --- one process at a time ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(run: Path, notice: Callable[[str], None]) -> Iterator[None]:
+    """Holds the run folder for this process; waits where another has it, and tells `notice` which."""
+    path = run / LOCK
+    file = _lock(path, notice)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
+    while True:
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise PlanError(f"cannot write {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            notice(f"run '{path.parent}' is held by {file.read().strip() or 'another process'}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # The holder before us removes the file when it ends: a lock on a removed file is worth nothing.
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            return file
+        file.close()
+
+
+# --- whose code is it? --------------------------------------------------------------------------------------------------------
+
+
+def account_key() -> bytes:
+    """Returns this account's secret, made on first use in $XDG_STATE_HOME/prune/key and readable by the account alone."""
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    path = base / "prune" / "key"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent)  # mkstemp makes files of mode 0600
+        with open(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)  # unlike a rename, leaves the key that another process made first
+        os.unlink(part)
+        return path.read_bytes()
+    except OSError as error:
+        raise PlanError(
+            f"cannot write {path}, which marks the runs of this account as its own: {error.strerror}"
+        ) from None
+
+
+def seal(digest: str, code: Mapping[str, Any]) -> str:
+    """Returns the mark that this account made a run that names code: an HMAC over its digest and the code's places."""
+    text = json.dumps([digest, dict(code)], sort_keys=True)
+    return hmac.new(account_key(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def check_trust(run: Path, trust_code: bool) -> None:
+    """Raises PlanError where the run's history names a user's code and was not made by this account, unless trusted."""
+    for folder in history(run):
+        record = read_record(folder)
+        code = record.get("code") or {}
+        named = {key for key in ("model_code", "data_code") if record["settings"].get(key)}
+        if not named and not code:
+            continue
+        if trust_code:
+            continue
+        good = isinstance(record.get("seal"), str) and hmac.compare_digest(record["seal"], seal(record["digest"], code))
+        if not good or named != set(code):
+            places = ", ".join(str(v) for v in code.values()) or ", ".join(sorted(named))
+            raise PlanError(
+                f"run '{folder}' would execute code ({places}) and was not made by this account; "
+                "read that code, then allow it with --trust-code"
+            )
