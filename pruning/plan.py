@@ -22,6 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 SCHEMA = 1  # of a phase's settings and of everything in a run folder; a reader refuses what is newer
 
+ModelName = Literal["lenet-300-100", "lenet-5", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
+DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist"]
+Convention = Literal["true", "shrinkbench"]
 Criterion = Literal["magnitude", "random"]
 Allocation = Literal["global"]
 Structure = Literal["weights"]
@@ -204,8 +207,8 @@ class Iterate(_Settings):
         """Returns prune, retrain, prune, retrain ... up to the goal."""
         out: list[Prune | Retrain] = []
         for density in self.densities(start):
-            out.append(Prune(sparsity=round(1.0 - density, 12), **_without_phase(self.prune)))
-            out.append(Retrain(**_without_phase(self.retrain)))
+            out.append(make(Prune, {**_without_phase(self.prune), "sparsity": round(1.0 - density, 12)}))
+            out.append(make(Retrain, _without_phase(self.retrain)))
         return out
 
 
@@ -292,9 +295,7 @@ def explain(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
         if item["type"] == "extra_forbidden":
             known = sorted(kind.model_fields) if kind else []
             hint = suggest(where.rsplit(".", 1)[-1], known)
-            lines.append(
-                f"unknown setting '{where}'{hint}; known: {', '.join(known)}" if known else f"unknown setting '{where}'"
-            )
+            lines.append(f"unknown setting '{where}'{hint}; known: {', '.join(known)}" if known else f"unknown setting '{where}'")
         elif item["type"] == "missing":
             lines.append(f"'{where}' is missing")
         elif item["type"] == "literal_error":
@@ -391,9 +392,7 @@ def override_plan(plan: Plan, changes: Mapping[str, Any]) -> Plan:
         if head == "phases":
             index, _, rest = rest.partition(".")
             if not index.isdigit() or int(index) >= len(phases) or not rest:
-                raise PlanError(
-                    f"'{key}' names no phase of '{plan.name}': phases.0 to phases.{len(phases) - 1}, then a setting"
-                )
+                raise PlanError(f"'{key}' names no phase of '{plan.name}': phases.0 to phases.{len(phases) - 1}, then a setting")
             targets = [int(index)]
         elif head in PHASES and rest:
             targets = [i for i, phase in enumerate(phases) if phase.phase == head]
@@ -406,12 +405,7 @@ def override_plan(plan: Plan, changes: Mapping[str, Any]) -> Plan:
             )
         for i in targets:
             phase = phases[i]
-            if (
-                isinstance(phase, Train)
-                and rest == "epochs"
-                and isinstance(value, int)
-                and "train.milestones" not in changes
-            ):
+            if isinstance(phase, Train) and rest == "epochs" and isinstance(value, int) and "train.milestones" not in changes:
                 phases[i] = with_epochs(phase, value)
             else:
                 phases[i] = override(phase, {rest: value})
@@ -452,9 +446,7 @@ def parse_plan(text: str, name: str, source: str) -> Plan:
             kind = entry.get("phase")
             allowed = [*PHASES, "iterate"]
             if kind not in allowed:
-                raise PlanError(
-                    f"phases.{i}: phase '{kind}' is unknown{suggest(str(kind), allowed)}; allowed: {', '.join(allowed)}"
-                )
+                raise PlanError(f"phases.{i}: phase '{kind}' is unknown{suggest(str(kind), allowed)}; allowed: {', '.join(allowed)}")
             if kind == "iterate":
                 iterate = make(Iterate, entry)
                 phases += iterate.phases(density)
