@@ -26,7 +26,7 @@ ModelName = Literal["lenet-300-100", "lenet-5", "resnet20", "resnet32", "resnet4
 DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist"]
 Convention = Literal["true", "shrinkbench"]
 Criterion = Literal["magnitude", "random"]
-Allocation = Literal["global"]
+Allocation = Literal["global", "uniform", "uniform+", "erk", "lamp", "rates"]
 Structure = Literal["weights"]
 Technique = Literal["fine-tune", "weight-rewind", "lr-rewind", "low-lr-rewind", "reinit"]
 RetrainSchedule = Literal[
@@ -126,6 +126,7 @@ class Prune(_Settings):
 
     Prunable are the weights of all convolutions and linear layers, first and last included; biases, normalization and
     embeddings are not. `exclude` holds name patterns of parameters that stay dense; they do not count in the sparsity.
+    `min_per_layer` weights stay in every layer; `layer_rates` {name or pattern: density} belongs to allocation "rates".
     """
 
     phase: Literal["prune"] = "prune"
@@ -134,6 +135,14 @@ class Prune(_Settings):
     allocation: Allocation = "global"
     structure: Structure = "weights"
     exclude: tuple[str, ...] = ()
+    min_per_layer: Annotated[int, Field(ge=0)] = 0
+    layer_rates: dict[str, Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]] = {}
+
+    @model_validator(mode="after")
+    def _used(self) -> Prune:
+        if bool(self.layer_rates) != (self.allocation == "rates"):
+            raise ValueError(f"allocation 'rates' and layer_rates go together; the allocation is '{self.allocation}'")
+        return self
 
 
 class Retrain(_Settings):
