@@ -304,7 +304,9 @@ def explain(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
         if item["type"] == "extra_forbidden":
             known = sorted(kind.model_fields) if kind else []
             hint = suggest(where.rsplit(".", 1)[-1], known)
-            lines.append(f"unknown setting '{where}'{hint}; known: {', '.join(known)}" if known else f"unknown setting '{where}'")
+            lines.append(
+                f"unknown setting '{where}'{hint}; known: {', '.join(known)}" if known else f"unknown setting '{where}'"
+            )
         elif item["type"] == "missing":
             lines.append(f"'{where}' is missing")
         elif item["type"] == "literal_error":
@@ -401,7 +403,9 @@ def override_plan(plan: Plan, changes: Mapping[str, Any]) -> Plan:
         if head == "phases":
             index, _, rest = rest.partition(".")
             if not index.isdigit() or int(index) >= len(phases) or not rest:
-                raise PlanError(f"'{key}' names no phase of '{plan.name}': phases.0 to phases.{len(phases) - 1}, then a setting")
+                raise PlanError(
+                    f"'{key}' names no phase of '{plan.name}': phases.0 to phases.{len(phases) - 1}, then a setting"
+                )
             targets = [int(index)]
         elif head in PHASES and rest:
             targets = [i for i, phase in enumerate(phases) if phase.phase == head]
@@ -414,7 +418,12 @@ def override_plan(plan: Plan, changes: Mapping[str, Any]) -> Plan:
             )
         for i in targets:
             phase = phases[i]
-            if isinstance(phase, Train) and rest == "epochs" and isinstance(value, int) and "train.milestones" not in changes:
+            if (
+                isinstance(phase, Train)
+                and rest == "epochs"
+                and isinstance(value, int)
+                and "train.milestones" not in changes
+            ):
                 phases[i] = with_epochs(phase, value)
             else:
                 phases[i] = override(phase, {rest: value})
@@ -455,7 +464,9 @@ def parse_plan(text: str, name: str, source: str) -> Plan:
             kind = entry.get("phase")
             allowed = [*PHASES, "iterate"]
             if kind not in allowed:
-                raise PlanError(f"phases.{i}: phase '{kind}' is unknown{suggest(str(kind), allowed)}; allowed: {', '.join(allowed)}")
+                raise PlanError(
+                    f"phases.{i}: phase '{kind}' is unknown{suggest(str(kind), allowed)}; allowed: {', '.join(allowed)}"
+                )
             if kind == "iterate":
                 iterate = make(Iterate, entry)
                 phases += iterate.phases(density)
