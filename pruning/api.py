@@ -19,9 +19,9 @@ Batch = Tensor | tuple[Tensor, Tensor | None]  # inputs [n, ...] alone, or with 
 
 def decide(
     model: nn.Module,
+    criterion: str,
     density: float,
     *,
-    criterion: str = "magnitude",
     allocation: str = "global",
     masks: Mapping[str, Tensor] | None = None,
     batch: Batch | None = None,
@@ -112,8 +112,8 @@ def prune(
         raise PlanError(f"sparsity must lie in [0, 1], not {sparsity}")
     decided = decide(
         model,
+        criterion,
         1.0 - sparsity,
-        criterion=criterion,
         allocation=allocation,
         masks=masks,
         batch=batch,
