@@ -26,7 +26,7 @@ _MODULES = (
     "ops", "optim", "plan", "rewind", "runs", "schedules",
 )  # fmt: skip
 
-__all__ = ["__version__", *_MODULES, *_WHERE]  # noqa: PLE0604
+__all__ = ["__version__", *_MODULES, *_WHERE]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import hmac
 import json
 import os
 import re
-import secrets
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -152,8 +149,9 @@ def read_record(run: Path) -> dict[str, Any]:
 
 def read_phase(run: Path) -> Train | Prune | Retrain:
     """Returns the settings of the run's phase."""
-    settings = read_record(run).get("settings")
-    kind = settings.get("phase") if isinstance(settings, dict) else None
+    found = read_record(run).get("settings")
+    settings: dict[str, Any] = found if isinstance(found, dict) else {}
+    kind = settings.get("phase")
     if kind not in PHASES:
         raise PlanError(f"{run / PHASE} is damaged: phase {kind!r} is none of {', '.join(PHASES)}")
     try:
@@ -256,52 +254,3 @@ def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
             file.flush()
             return file
         file.close()
-
-
-# --- whose code is it? --------------------------------------------------------------------------------------------------------
-
-
-def account_key() -> bytes:
-    """Returns this account's secret, made on first use in $XDG_STATE_HOME/prune/key and readable by the account alone."""
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = base / "prune" / "key"
-    with contextlib.suppress(FileNotFoundError):
-        return path.read_bytes()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent)  # mkstemp makes files of mode 0600
-        with open(handle, "wb") as file:
-            file.write(secrets.token_bytes(32))
-        with contextlib.suppress(FileExistsError):
-            os.link(part, path)  # unlike a rename, leaves the key that another process made first
-        os.unlink(part)
-        return path.read_bytes()
-    except OSError as error:
-        raise PlanError(
-            f"cannot write {path}, which marks the runs of this account as its own: {error.strerror}"
-        ) from None
-
-
-def seal(digest: str, code: Mapping[str, Any]) -> str:
-    """Returns the mark that this account made a run that names code: an HMAC over its digest and the code's places."""
-    text = json.dumps([digest, dict(code)], sort_keys=True)
-    return hmac.new(account_key(), text.encode(), hashlib.sha256).hexdigest()
-
-
-def check_trust(run: Path, trust_code: bool) -> None:
-    """Raises PlanError where the run's history names a user's code and was not made by this account, unless trusted."""
-    for folder in history(run):
-        record = read_record(folder)
-        code = record.get("code") or {}
-        named = {key for key in ("model_code", "data_code") if record["settings"].get(key)}
-        if not named and not code:
-            continue
-        if trust_code:
-            continue
-        good = isinstance(record.get("seal"), str) and hmac.compare_digest(record["seal"], seal(record["digest"], code))
-        if not good or named != set(code):
-            places = ", ".join(str(v) for v in code.values()) or ", ".join(sorted(named))
-            raise PlanError(
-                f"run '{folder}' would execute code ({places}) and was not made by this account; "
-                "read that code, then allow it with --trust-code"
-            )

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning import checkpoint, rewind, runs, schedules
+from pruning import checkpoint, rewind, runs, schedules, trust
 from pruning.engine import decide
 from pruning.engine.fitting import fit_in, split_state
 from pruning.engine.impact import impact
@@ -107,7 +107,7 @@ def _write_record(job: Job) -> None:
         "data_dir": job.setting.data_dir,
     }
     if record["code"]:
-        record["seal"] = runs.seal(job.digest, code)
+        record["seal"] = trust.seal(job.digest, code)
     runs.write_json(job.folder / runs.PHASE, record)
 
 

@@ -102,7 +102,9 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
 def check_kept(phases: Sequence[Phase], train: Train) -> None:
     """Raises PlanError where a retraining rewinds to an epoch that the training of the same plan does not keep."""
     for phase in phases:
-        epoch = rewind.start_epoch(phase, train.epochs) if isinstance(phase, Retrain) else None
+        if not isinstance(phase, Retrain):
+            continue
+        epoch = rewind.start_epoch(phase, train.epochs)
         if epoch is not None and epoch not in train.keep_epochs:
             raise PlanError(
                 f"{phase.technique} rewinds to epoch {epoch}, which the training does not keep "

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pruning import data, models, rewind, runs, usercode
+from pruning import data, models, rewind, runs, trust, usercode
 from pruning.data import Data
 from pruning.events import Tell, Warned, silent
 from pruning.plan import PlanError, Prune, Retrain, Train, override
@@ -133,7 +133,7 @@ def settle(phase: Prune | Retrain, train: Train) -> Prune | Retrain:
 
 def recorded(session: Session, run: Path) -> tuple[Train, dict[str, str], str | None]:
     """Returns (settings, code paths, data folder) of the run's training; refuses code that this account did not name."""
-    runs.check_trust(run, session.trust_code)
+    trust.check_trust(run, session.trust_code)
     root = runs.history(run)[0]
     train = runs.train_settings(run)
     record = runs.read_record(root)
