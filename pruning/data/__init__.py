@@ -1,0 +1,92 @@
+"""Data sets by name, or by a function of the user's own, ready in batches on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pruning import usercode
+from pruning.data import own
+from pruning.data.cifar import cifar10, cifar100
+from pruning.data.digits import digits
+from pruning.data.files import data_folder
+from pruning.data.idx import fashion_mnist, mnist
+from pruning.data.source import Pair, Source, divide
+from pruning.data.tensors import TensorData
+from pruning.plan import PlanError, suggest
+
+DATASETS: dict[str, str] = {
+    "digits": "scikit-learn's digits, 1,797 images of 1x8x8 in 10 classes; no download (extra 'demo')",
+    "cifar10": "CIFAR-10, 60,000 images of 3x32x32 in 10 classes",
+    "cifar100": "CIFAR-100, 60,000 images of 3x32x32 in 100 classes",
+    "mnist": "MNIST, 70,000 images of 1x28x28 in 10 classes",
+    "fashion-mnist": "Fashion-MNIST, 70,000 images of 1x28x28 in 10 classes",
+}
+
+READERS: dict[str, Callable[[Path | str | None], Source]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "mnist": mnist,
+    "fashion-mnist": fashion_mnist,
+}
+
+OPTIONS = ("split_seed", "padding")  # of every data set; a function's own options are its keyword arguments
+
+
+class Data(Protocol):
+    """What the engine asks of a data set; see :class:`pruning.data.tensors.TensorData`."""
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int
+    sizes: dict[str, int]
+
+    def steps_per_epoch(self, batch_size: int) -> int: ...
+    def train_batches(self, batch_size: int, epoch: int, seed: int) -> Iterator[Pair]: ...
+    def batches(self, part: str, batch_size: int) -> Iterator[Pair]: ...
+    def balanced(self, per_class: int, seed: int) -> Pair: ...
+    def example(self) -> Tensor: ...
+
+
+def load(
+    name: str,
+    data_dir: Path | str | None = None,
+    *,
+    split: str = "train-10",
+    augment: str = "default",
+    normalize: str = "default",
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Data:
+    """Returns the data set `name`, split, on `device`.
+
+    `data_dir` None is the environment's PRUNE_DATA or ./data. augment "default": crop-flip for CIFAR, else none.
+    normalize "channel": the data set's constants, for a function's data those of its training part; "image": per image;
+    "default": the constants where there are any; "none": values divided to [0, 1] and no more. Options: `split_seed`
+    (0) draws another split, `padding` (4) is the crop's. A user's function is called with those of `data_dir`, `seed`
+    and the other options that its signature accepts.
+    """
+    options = dict(options or {})
+    common = {"split_seed": 0, "padding": 4} | {key: options.pop(key) for key in OPTIONS if key in options}
+    for key, value in common.items():
+        if type(value) is not int or value < 0:
+            raise PlanError(f"data '{name}': option '{key}' takes an integer from 0, not {value!r}")
+    if usercode.is_code(name):
+        offered = {"data_dir": data_folder(data_dir), "seed": seed}
+        source = own.source_of(name, own.parts_of(name, offered, options))
+    elif name not in READERS:
+        allowed = ", ".join([*DATASETS, "file.py:function or package.module:function"])
+        raise PlanError(f"data '{name}' is unknown{suggest(name, DATASETS)}; allowed: {allowed}")
+    elif options:
+        key = next(iter(options))
+        raise PlanError(f"data '{name}' has no option '{key}'{suggest(key, OPTIONS)}; allowed: {', '.join(OPTIONS)}")
+    else:
+        source = READERS[name](data_dir)
+    source = divide(source, split, common["split_seed"])
+    return TensorData(name, source, augment=augment, normalize=normalize, padding=common["padding"], device=device)
