@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from pruning import seeds
+from pruning import ablations, scoring, seeds
 from pruning.allocation import allocate, collapsed
-from pruning.criteria import CRITERIA, Ask, Criterion
 from pruning.events import Progress, Tell, Warned, silent
-from pruning.masks import Masks, prunable
+from pruning.masks import Masks
 from pruning.plan import PlanError, ScoringMode, suggest
+from pruning.scoring import Batch, score, warn
 
-Batch = Tensor | tuple[Tensor, Tensor | None]  # inputs [n, ...] alone, or with labels int64 [n]
+__all__ = ["Batch", "decide", "prune", "score", "warn"]
 
 
 def decide(
@@ -27,66 +28,50 @@ def decide(
     batch: Batch | None = None,
     exclude: Iterable[str] = (),
     rounds: int | None = None,
-    mode: ScoringMode = "eval",
+    mode: ScoringMode | None = None,
     micro_batch: int | None = None,
+    ablation: str | None = None,
     min_per_layer: int = 0,
     rates: Mapping[str, float] | None = None,
     generator: torch.Generator | None = None,
-    tell: Tell = silent,
+    tell: Tell = warn,
 ) -> Masks:
     """Returns the masks that keep round(density * total) of the prunable weights; the model is left as it was.
 
     `masks` are the present ones: what they have pruned stays pruned and counts in the density. In round n of N the
-    density is d_0 (density / d_0)^(n/N), d_0 the present one, and the scores are taken anew under the masks so far;
-    `rounds` None takes the criterion's own number. Options are those of :func:`score` and of `allocate`.
+    density is d_0 (density / d_0)^(n/N), d_0 the present one (Tanaka et al. 2020, algorithm 1), and the scores are
+    taken anew under the masks so far; `rounds` None takes the criterion's own number. An `ablation` of masks or
+    scores is one of `pruning.ablations` ("reinit" changes the weights, no mask). Further options are those of
+    :func:`score` and of `pruning.allocate`.
     """
-    entry = _criterion(criterion)
-    weights = {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
-    if not weights:
-        raise PlanError("the model has no prunable weight: no convolution or linear layer, or all are excluded")
-    now = None if masks is None else {name: masks[name].to(weight.device) for name, weight in weights.items()}
+    entry = scoring.find(criterion, rounds=rounds, mode=mode, micro_batch=micro_batch)
+    _check_ablation(ablation)
+    generator = seeds.generator(0, "scores") if generator is None else generator
+    ask = scoring.question(criterion, batch, mode, micro_batch, generator)
+    weights = scoring.prunable_weights(model, exclude)
+    present = None if masks is None else {name: masks[name].to(weight.device) for name, weight in weights.items()}
+    now: Mapping[str, Tensor] | None = present
     start = 1.0 if now is None else sum(int(m.sum()) for m in now.values()) / sum(m.numel() for m in now.values())
+    if ablation == "normal-init":
+        weights = ablations.normal_weights(weights, generator)
     number = entry.rounds if rounds is None else rounds
-    if number < 1:
-        raise PlanError(f"rounds must be at least 1, not {number}")
-    ask = _ask(criterion, batch, mode, micro_batch, generator)
+    told = 0.0
     for n in range(1, number + 1):
-        masked = weights if now is None else {name: w.where(now[name], 0) for name, w in weights.items()}
-        scores = entry.score(model, masked, ask)
+        scores = entry.score(model, scoring.masked(weights, now), ask)
+        scoring.check(criterion, scores, now, tell if n == number else silent)
         goal, shares = _step(n / number, start, density, rates)
-        now = allocate(scores, goal, allocation, masks=now, min_per_layer=min_per_layer, rates=shares)
-        if number > 1:
+        ranking = ablations.inverted(scores) if ablation == "invert" else scores
+        before, now = now, allocate(ranking, goal, allocation, masks=now, min_per_layer=min_per_layer, rates=shares)
+        if number > 1 and (n == number or time.monotonic() - told > 0.1):
+            told = time.monotonic()
             tell(Progress(n, number, "rounds"))
     assert isinstance(now, Masks)
+    _tell_ties(criterion, scores, before, now, tell)
+    if ablation in ablations.MASK_CHANGES:
+        now = ablations.MASK_CHANGES[ablation](now, present, generator)
     if empty := collapsed(now):
-        tell(Warned(f"layer collapse: {', '.join(empty)} {'keeps' if len(empty) == 1 else 'keep'} no weight"))
+        tell(Warned(f"layer collapse: no weight is kept in {scoring.named(empty)}"))
     return now
-
-
-def score(
-    model: nn.Module,
-    criterion: str = "magnitude",
-    batch: Batch | None = None,
-    *,
-    masks: Mapping[str, Tensor] | None = None,
-    exclude: Iterable[str] = (),
-    mode: ScoringMode = "eval",
-    micro_batch: int | None = None,
-    generator: torch.Generator | None = None,
-    seed: int = 0,
-) -> dict[str, Tensor]:
-    """Returns {name: scores} of the prunable weights, larger = keep; the model is left as it was.
-
-    `batch` is (inputs, labels) or inputs alone, as the criterion needs; `mode` is the module mode while scoring;
-    `micro_batch` examples go through the model at once, without effect on the scores. Without a `generator` one is
-    derived from `seed`. `masks` take weights out before scoring.
-    """
-    entry = _criterion(criterion)
-    weights = {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
-    if masks is not None:
-        weights = {name: w.where(masks[name].to(w.device), 0) for name, w in weights.items()}
-    generator = seeds.generator(seed, "prune") if generator is None else generator
-    return entry.score(model, weights, _ask(criterion, batch, mode, micro_batch, generator))
 
 
 def prune(
@@ -99,17 +84,24 @@ def prune(
     *,
     masks: Mapping[str, Tensor] | None = None,
     rounds: int | None = None,
-    mode: ScoringMode = "eval",
+    mode: ScoringMode | None = None,
     micro_batch: int | None = None,
+    ablation: str | None = None,
+    rebuild: Callable[[], nn.Module] | None = None,
     min_per_layer: int = 0,
     rates: Mapping[str, float] | None = None,
     generator: torch.Generator | None = None,
     seed: int = 0,
-    tell: Tell = silent,
+    tell: Tell = warn,
 ) -> Masks:
-    """Returns the masks of :func:`decide` at density 1 - sparsity, applied: pruned weights are exactly +0."""
+    """Returns the masks of :func:`decide` at density 1 - sparsity, applied: pruned weights are exactly +0.
+
+    The ablation "reinit" needs `rebuild`, a function that returns the model with a new initialization.
+    """
     if not 0 <= sparsity <= 1:
         raise PlanError(f"sparsity must lie in [0, 1], not {sparsity}")
+    if (rebuild is not None) != (ablation == "reinit"):
+        raise PlanError("ablation 'reinit' and rebuild go together: give both or neither")
     decided = decide(
         model,
         criterion,
@@ -121,19 +113,17 @@ def prune(
         rounds=rounds,
         mode=mode,
         micro_batch=micro_batch,
+        ablation=ablation,
         min_per_layer=min_per_layer,
         rates=rates,
-        generator=seeds.generator(seed, "prune") if generator is None else generator,
+        generator=seeds.generator(seed, "scores") if generator is None else generator,
         tell=tell,
     )
-    decided.apply(model)
+    if rebuild is not None:
+        ablations.reinitialize(model, rebuild, decided)
+    else:
+        decided.apply(model)
     return decided
-
-
-def _criterion(name: str) -> Criterion:
-    if name not in CRITERIA:
-        raise PlanError(f"criterion '{name}' is unknown{suggest(name, CRITERIA)}; allowed: {', '.join(CRITERIA)}")
-    return CRITERIA[name]
 
 
 def _step(
@@ -147,13 +137,22 @@ def _step(
     return (start * (density / start) ** share if start > 0 else 0.0), None
 
 
-def _ask(
-    criterion: str, batch: Batch | None, mode: ScoringMode, micro_batch: int | None, generator: torch.Generator | None
-) -> Ask:
-    inputs, labels = batch if isinstance(batch, tuple | list) else (batch, None)
-    needs = CRITERIA[criterion].needs
-    if (needs != "nothing" and inputs is None) or (needs == "labels" and labels is None):
-        what = "(inputs, labels)" if needs == "labels" else "inputs"
-        raise PlanError(f"criterion '{criterion}' scores a sample: give it as batch={what}")
-    generator = seeds.generator(0, "prune") if generator is None else generator
-    return Ask(generator, inputs, labels, mode, micro_batch)
+def _check_ablation(ablation: str | None) -> None:
+    if ablation is not None and ablation not in ablations.ABLATIONS:
+        allowed = ablations.ABLATIONS
+        raise PlanError(f"ablation '{ablation}' is unknown{suggest(ablation, allowed)}; allowed: {', '.join(allowed)}")
+
+
+def _tell_ties(
+    criterion: str, scores: Mapping[str, Tensor], before: Mapping[str, Tensor] | None, after: Masks, tell: Tell
+) -> None:
+    """Tells of layers where some weights of score 0 are kept and some are not: which ones is chance."""
+    tied = []
+    for name, value in scores.items():
+        zero = value == 0 if before is None else (value == 0) & before[name].to(value.device)
+        kept = int((zero & after[name]).sum())
+        if 0 < kept < int(zero.sum()):
+            tied.append(name)
+    if tied:
+        where = scoring.named(tied)
+        tell(Warned(f"criterion '{criterion}': of the weights with score 0 the first are kept, others not, in {where}"))

@@ -25,7 +25,8 @@ SCHEMA = 1  # of a phase's settings and of everything in a run folder; a reader 
 ModelName = Literal["lenet-300-100", "lenet-5", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
 DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist"]
 Convention = Literal["true", "shrinkbench"]
-Criterion = Literal["magnitude", "random"]
+Criterion = Literal["magnitude", "random", "snip", "grasp", "grasp-inverted", "grasp-magnitude", "synflow"]
+Ablation = Literal["shuffle", "shuffle-across", "random-counts", "reinit", "invert", "normal-init"]
 Allocation = Literal["global", "uniform", "uniform+", "erk", "lamp", "rates"]
 Structure = Literal["weights"]
 Technique = Literal["fine-tune", "weight-rewind", "lr-rewind", "low-lr-rewind", "reinit"]
@@ -41,6 +42,16 @@ SplitRule = Literal["train-10", "test-20", "none"]
 Precision = Literal["float32", "bfloat16"]
 Option = bool | int | float | str
 
+_SAMPLED = ("rounds", "scoring_mode", "samples_per_class")
+CRITERION_OPTIONS: dict[str, tuple[str, ...]] = {  # the settings of Prune that a criterion uses; others are refused
+    "magnitude": (),
+    "random": (),
+    "snip": _SAMPLED,
+    "grasp": _SAMPLED,
+    "grasp-inverted": _SAMPLED,
+    "grasp-magnitude": _SAMPLED,
+    "synflow": ("rounds",),
+}
 TUNED_SCHEDULES = ("constant", "stepped", "cosine", "linear")  # of retraining, with a rate and a warm-up of their own
 
 Sparsity = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
@@ -126,6 +137,8 @@ class Prune(_Settings):
 
     Prunable are the weights of all convolutions and linear layers, first and last included; biases, normalization and
     embeddings are not. `exclude` holds name patterns of parameters that stay dense; they do not count in the sparsity.
+    `rounds` (re-scored each round), `scoring_mode` and `samples_per_class` None mean the criterion's own: one round but
+    100 for synflow, eval mode, 10 examples of each class; a criterion that does not use one refuses it.
     `min_per_layer` weights stay in every layer; `layer_rates` {name or pattern: density} belongs to allocation "rates".
     """
 
@@ -135,6 +148,10 @@ class Prune(_Settings):
     allocation: Allocation = "global"
     structure: Structure = "weights"
     exclude: tuple[str, ...] = ()
+    rounds: Annotated[int, Field(ge=1)] | None = None
+    scoring_mode: ScoringMode | None = None
+    samples_per_class: Annotated[int, Field(ge=1)] | None = None
+    ablation: Ablation | None = None
     min_per_layer: Annotated[int, Field(ge=0)] = 0
     layer_rates: dict[str, Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]] = {}
 
@@ -142,6 +159,10 @@ class Prune(_Settings):
     def _used(self) -> Prune:
         if bool(self.layer_rates) != (self.allocation == "rates"):
             raise ValueError(f"allocation 'rates' and layer_rates go together; the allocation is '{self.allocation}'")
+        for name in sorted({name for used in CRITERION_OPTIONS.values() for name in used}):
+            if getattr(self, name) is not None and name not in CRITERION_OPTIONS[self.criterion]:
+                users = ", ".join(c for c, used in CRITERION_OPTIONS.items() if name in used)
+                raise ValueError(f"{name} is not used by criterion '{self.criterion}', only by {users}")
         return self
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pruning.criteria.base import Ask
+from pruning.criteria.gradients import grasp, grasp_inverted, grasp_magnitude, snip
 from pruning.criteria.simple import magnitude, random
+from pruning.criteria.synflow import synflow
 
 __all__ = ["CRITERIA", "Ask", "Criterion"]
 
@@ -30,4 +32,9 @@ class Criterion:
 CRITERIA: dict[str, Criterion] = {
     "magnitude": Criterion(magnitude, "the absolute value of the weight"),
     "random": Criterion(random, "uniform noise"),
+    "snip": Criterion(snip, "connection sensitivity |g w| (Lee et al. 2019)", needs="labels"),
+    "grasp": Criterion(grasp, "gradient flow kept: w Hg at temperature 200 (Wang et al. 2020)", needs="labels"),
+    "grasp-inverted": Criterion(grasp_inverted, "grasp the other way round (control)", needs="labels"),
+    "grasp-magnitude": Criterion(grasp_magnitude, "|w Hg| (Frankle et al. 2021)", needs="labels"),
+    "synflow": Criterion(synflow, "synaptic flow, data-free (Tanaka et al. 2020)", rounds=100, needs="inputs"),
 }

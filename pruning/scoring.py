@@ -1,0 +1,125 @@
+"""Scores of a model's prunable weights by a criterion's name, with everything about them that can be wrong checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pruning import seeds
+from pruning.criteria import CRITERIA, Ask, Criterion
+from pruning.events import Event, Tell, Warned
+from pruning.masks import prunable
+from pruning.plan import CRITERION_OPTIONS, PlanError, ScoringMode, suggest
+
+Batch = Tensor | tuple[Tensor, Tensor | None]  # inputs [n, ...] alone, or with labels int64 [n]
+
+
+def warn(event: Event) -> None:
+    """Passes warnings on to Python's own and leaves the rest."""
+    if isinstance(event, Warned):
+        warnings.warn(event.text, stacklevel=4)
+
+
+def score(
+    model: nn.Module,
+    criterion: str = "magnitude",
+    batch: Batch | None = None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    exclude: Iterable[str] = (),
+    mode: ScoringMode | None = None,
+    micro_batch: int | None = None,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
+    tell: Tell = warn,
+) -> dict[str, Tensor]:
+    """Returns {name: scores} of the prunable weights, larger = keep; the model is left as it was.
+
+    `batch` is (inputs, labels) or inputs alone, as the criterion needs; `mode` is the modules' mode while scoring, eval
+    unless "train"; `micro_batch` examples go through the model at once, without effect on the scores. `masks` take
+    weights out before scoring. Without a `generator` one is derived from `seed`.
+    """
+    entry = find(criterion, mode=mode, micro_batch=micro_batch)
+    generator = seeds.generator(seed, "scores") if generator is None else generator
+    ask = question(criterion, batch, mode, micro_batch, generator)
+    scores = entry.score(model, masked(prunable_weights(model, exclude), masks), ask)
+    check(criterion, scores, masks, tell)
+    return scores
+
+
+def prunable_weights(model: nn.Module, exclude: Iterable[str]) -> dict[str, Tensor]:
+    weights = {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
+    if not weights:
+        raise PlanError("the model has no prunable weight: no convolution or linear layer, or all are excluded")
+    return weights
+
+
+def masked(weights: dict[str, Tensor], masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    if masks is None:
+        return weights
+    return {name: weight.where(masks[name].to(weight.device), 0) for name, weight in weights.items()}
+
+
+def find(criterion: str, **options: object) -> Criterion:
+    """Returns the criterion's entry; raises PlanError for an unknown name or an option that it does not use."""
+    if criterion not in CRITERIA:
+        raise PlanError(
+            f"criterion '{criterion}' is unknown{suggest(criterion, CRITERIA)}; allowed: {', '.join(CRITERIA)}"
+        )
+    settings = {"rounds": "rounds", "mode": "scoring_mode", "micro_batch": "samples_per_class"}
+    for name, value in options.items():
+        if value is not None and settings[name] not in CRITERION_OPTIONS[criterion]:
+            raise PlanError(f"{name} is not used by criterion '{criterion}'")
+    for name in ("rounds", "micro_batch"):
+        value = options.get(name)
+        if isinstance(value, int) and value < 1:
+            raise PlanError(f"{name} must be at least 1, not {value}")
+    return CRITERIA[criterion]
+
+
+def question(
+    criterion: str,
+    batch: Batch | None,
+    mode: ScoringMode | None,
+    micro_batch: int | None,
+    generator: torch.Generator,
+) -> Ask:
+    inputs, labels = batch if isinstance(batch, tuple | list) else (batch, None)
+    needs = CRITERIA[criterion].needs
+    if (needs != "nothing" and inputs is None) or (needs == "labels" and labels is None):
+        what = "(inputs, labels)" if needs == "labels" else "inputs"
+        raise PlanError(f"criterion '{criterion}' scores a sample: give it as batch={what}")
+    if (
+        needs != "nothing"
+        and inputs is not None
+        and (len(inputs) == 0 or (labels is not None and len(inputs) != len(labels)))
+    ):
+        count = "none" if labels is None else len(labels)
+        raise PlanError(f"the batch has {len(inputs)} inputs and {count} labels; it needs as many of both, at least 1")
+    if mode not in (None, "eval", "train"):
+        raise PlanError(f"mode '{mode}' is unknown; allowed: eval, train")
+    if mode == "train" and micro_batch is not None:
+        raise PlanError("micro_batch needs mode 'eval': in train mode the scores would depend on it")
+    return Ask(generator, inputs, labels, mode or "eval", micro_batch)
+
+
+def check(criterion: str, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, tell: Tell) -> None:
+    """Raises PlanError where scores are not finite or all 0, and tells of layers whose scores are all 0."""
+    if broken := [name for name, score in scores.items() if not bool(score.isfinite().all())]:
+        raise PlanError(f"criterion '{criterion}' gives scores that are not finite in {named(broken)}")
+    dead = [name for name, score in scores.items() if not bool(score.any())]
+    if len(dead) == len(scores):
+        raise PlanError(f"criterion '{criterion}' gives every weight the score 0, so there is nothing to rank")
+    if masks is not None:
+        dead = [name for name in dead if bool(masks[name].any())]
+    if dead:
+        tell(Warned(f"criterion '{criterion}' gives every weight the score 0 in {named(dead)}"))
+
+
+def named(names: list[str]) -> str:
+    """Returns up to five names and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"'{name}'" for name in names[:5]) + more
