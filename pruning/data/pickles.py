@@ -59,7 +59,9 @@ class _Array:
         self.value = np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if fortran else "C")
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(
+    pickle._Unpickler
+):  # the one in Python: its memo is a dict, where C's is an array of any size asked for
     def find_class(self, module: str, name: str) -> Any:
         # Made anew for each name, so that a pickle that writes into what it is given reaches nothing that lasts.
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):

@@ -14,6 +14,7 @@ from pruning.data.source import Pair, Source
 from pruning.plan import PlanError
 
 PARTS = ("train", "validation", "test")
+AT_ONCE = 2**22  # values prepared in one go, so that a GPU launches the dozen kernels for many batches together
 
 
 class TensorData:
@@ -55,15 +56,16 @@ class TensorData:
         draw = seeds.generator(seed, "augment", epoch)
         place = torch.randint(span, (2, n), generator=draw).to(self._device)
         mirrored = (torch.rand(n, generator=draw) < 0.5).to(self._device)
-        for start in range(0, n, batch_size):
-            now = slice(start, start + batch_size)
+        stride = batch_size * max(1, AT_ONCE // (batch_size * math.prod(self.shape)))
+        for start in range(0, n, stride):
+            now = slice(start, start + stride)
             index = order[now]
             x = images[index]
             if self._crop:
                 x = transforms.crop(x, place[0, now], place[1, now], self._padding)
             if self._flip:
                 x = transforms.flip(x, mirrored[now])
-            yield self._finish(x), labels[index]
+            yield from zip(self._finish(x).split(batch_size), labels[index].split(batch_size), strict=True)
 
     def batches(self, part: str, batch_size: int) -> Iterator[Pair]:
         """Returns an iterator over a part's batches in fixed order, without augmentation; the last may be short."""
