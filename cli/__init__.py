@@ -1,0 +1,1 @@
+"""The command line. One command per file, each thin: it builds a plan, calls the engine, shows the result."""

@@ -1,0 +1,32 @@
+"""`prune eval`: a run measured again on the test set."""
+
+from __future__ import annotations
+
+from pruning import runs
+
+from . import options, tables
+from .inputs import run_folder
+from .output import emit, emit_json
+from .show import Screen
+
+
+def evaluate(
+    run: options.Run,
+    device: options.Device = "auto",
+    data_dir: options.DataDir = None,
+    trust_code: options.TrustCode = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Measure a run: test accuracy, loss, sparsity, parameters, MACs and theoretical speedup.
+
+    The network is loaded from the run folder and evaluated anew; nothing is written.
+    """
+    from pruning import engine
+
+    folder = run_folder(run)
+    with Screen(quiet=quiet) as screen:
+        result = engine.evaluate_run(folder, device=device, data_dir=data_dir, trust_code=trust_code, tell=screen.tell)
+    screen.table(*tables.result(result))
+    emit_json(runs.result(result)) if json else emit(folder)

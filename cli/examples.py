@@ -1,0 +1,56 @@
+"""The examples that the help texts show, by command; a test runs every one of them."""
+
+from __future__ import annotations
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "train": (
+        "prune train digits",
+        "prune train digits --epochs 30 --seed 1 --set optimizer=adam --set lr=0.001",
+        "prune train --model resnet20 --data cifar10 --data-dir data --epochs 160 --set milestones=[80,120]",
+        "prune train --model nets.py:build --data digits --epochs 20",
+    ),
+    "prune": (
+        "prune prune runs/RUN --sparsity 0.9",
+        "prune train digits | prune prune - --sparsity 0.9 --criterion random",
+    ),
+    "retrain": (
+        "prune retrain runs/RUN --technique lr-rewind --epochs 30",
+        "prune retrain runs/RUN --technique fine-tune --schedule llr",
+    ),
+    "iterate": (
+        "prune iterate runs/RUN --sparsity 0.95",
+        "prune iterate runs/RUN --sparsity 0.95 --cycles 3 --technique lr-rewind --epochs 10",
+    ),
+    "run": (
+        "prune run digits",
+        "prune run digits --seed 1 --set prune.sparsity=0.95 --dry-run",
+        "prune run plan.toml --device cuda:0",
+    ),
+    "eval": (
+        "prune eval runs/RUN",
+        "prune train digits | prune prune - --sparsity 0.9 | prune retrain - --epochs 10 | prune eval - --json",
+    ),
+    "flops": (
+        "prune flops runs/RUN",
+        "prune flops --model resnet20 --input 3x32x32 --set width=2",
+    ),
+    "show": ("prune show runs/RUN",),
+    "list": (
+        "prune list models",
+        "prune list runs --where phase=retrain --where 'sparsity>=0.9'",
+    ),
+    "doctor": ("prune doctor",),
+}
+
+
+MAIN_JOB = (
+    "prune train digits | prune prune - --sparsity 0.9 | prune retrain - --technique lr-rewind | prune eval -",
+    "prune run digits",
+)
+
+
+def epilog(command: str | None = None) -> str:
+    """Returns the examples of a command, or the main job, as the foot of a help text."""
+    if command is None:
+        return "\n\n".join(["[bold]The main job, as a pipeline and as a plan[/]", *MAIN_JOB])
+    return "\n\n".join(["[bold]Examples[/]", *EXAMPLES[command]])

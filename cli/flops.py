@@ -1,0 +1,119 @@
+"""`prune flops`: MACs per layer and in all, dense and sparse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruning import plan, runs
+from pruning.plan import PlanError, choices, suggest
+
+from . import options, tables
+from .inputs import run_folder, shape
+from .output import emit, emit_json
+from .show import Screen
+
+
+def flops(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            help="A run folder, or - to read it from standard input.",
+            autocompletion=options.run_folders,
+        ),
+    ] = None,
+    model: options.Model = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="CxHxW", help="Shape of one image, with --model.", rich_help_panel=options.NETWORK
+        ),
+    ] = None,
+    classes: Annotated[
+        int, typer.Option(help="Number of classes, with --model.", rich_help_panel=options.NETWORK)
+    ] = 10,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="An option of the --model, such as width=2. Repeatable.",
+            rich_help_panel=options.NETWORK,
+        ),
+    ] = None,
+    convention: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="true: by the output's true shape; shrinkbench: as that tool counts. One of: true, shrinkbench.",
+            rich_help_panel=options.PLACE,
+            autocompletion=options.complete(choices(plan.Convention)),
+        ),
+    ] = "true",
+    trust_code: options.TrustCode = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Count multiply-accumulates (MACs) and weights per layer, dense and without the zeros.
+
+    One MAC is one multiplication and one addition, two FLOPs. The speedup is theoretical: all MACs over those with a
+    nonzero weight. What cannot be counted is listed.
+    """
+    if (run is None) == (model is None):
+        raise typer.BadParameter("name a RUN, or give --model and --input")
+    if convention not in choices(plan.Convention):
+        known = choices(plan.Convention)
+        raise PlanError(
+            f"convention '{convention}' is unknown{suggest(convention, known)}; allowed: {', '.join(known)}"
+        )
+    if run is not None:
+        folder = run_folder(run)
+        report = of_run(folder, convention, trust_code)
+    else:
+        if size is None:
+            raise typer.BadParameter("--model needs --input, the shape of one image, such as 3x32x32")
+        report = _of_model(str(model), shape(size), classes, plan.parse_set(settings or ()), convention)
+    screen = Screen(quiet=quiet)
+    screen.table(*tables.layers(report))
+    for entry in report.uncounted:
+        screen.line(f"not counted: {entry}")
+    if json:
+        emit_json(as_json(report))
+    else:
+        emit(folder if run is not None else report.macs)
+
+
+def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> Any:
+    """Returns the count of a run's network, pruned weights not counted as nonzero."""
+    import torch
+    from pruning.flops import count_macs
+
+    from pruning import engine
+
+    network = engine.load_model(folder, trust_code=trust_code)
+    image = torch.zeros(1, *runs.read_summary(folder)["input"])
+    return count_macs(network, image, convention=convention)
+
+
+def _of_model(name: str, size: tuple[int, ...], classes: int, settings: dict[str, Any], convention: str) -> Any:
+    import torch
+    from pruning.flops import count_macs
+
+    from pruning import models
+
+    network = models.build(name, size, classes, options=settings, seed=0).eval()
+    return count_macs(network, torch.zeros(1, *size), convention=convention)
+
+
+def as_json(report: Any) -> dict[str, Any]:
+    """Returns the count with the keys of `prune flops --json`."""
+    keys = ("macs", "sparse_macs", "speedup", "params", "nonzero")
+    layers = [{key: getattr(layer, key) for key in LAYER_KEYS} for layer in report.layers]
+    return {**{key: getattr(report, key) for key in keys}, "layers": layers, "uncounted": list(report.uncounted)}
+
+
+LAYER_KEYS = ("name", "type", "params", "nonzero", "macs", "sparse_macs")

@@ -1,0 +1,124 @@
+"""`prune list`: everything that can be named, with a line on each, and the runs that lie in a folder."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruning import plan, runs
+from pruning.plan import PlanError, suggest
+
+from . import options, tables
+from .output import emit, emit_json
+from .show import Screen
+
+KINDS = ("models", "data", "criteria", "allocations", "techniques", "schedules", "methods", "ablations", "recipes")
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+def list_kinds(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KIND",
+            help=f"One of: {', '.join(KINDS)}, runs." + options.default("all but runs"),
+            autocompletion=options.complete([*KINDS, "runs"]),
+        ),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Of runs, those whose result fits; also with !=, <, <=, > and >=. Repeatable.",
+            rich_help_panel="Runs",
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder whose runs are listed.", rich_help_panel="Runs")
+    ] = Path("runs"),
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """List what can be named, with a line on each, or the runs in a folder.
+
+    When standard output is no terminal, the names go there, one per line.
+    """
+    if kind not in (None, *KINDS, "runs"):
+        known = [*KINDS, "runs"]
+        raise PlanError(f"kind '{kind}' is unknown{suggest(str(kind), known)}; allowed: {', '.join(known)}")
+    if where and kind != "runs":
+        raise typer.BadParameter("--where is for `prune list runs`")
+    screen = Screen(quiet=quiet)
+    if kind == "runs":
+        rows = _select(runs.listing(out), where or [])
+        screen.table(*tables.listing(rows, out))
+        found: dict[str, list[dict[str, Any]]] = {"runs": rows}
+    else:
+        found = {name: _entries(name) for name in KINDS if kind in (None, name)}
+        for name, entries in found.items():
+            screen.table(*tables.names(name, entries))
+    if json:
+        emit_json(found)
+    elif not screen.stdout_is_terminal:
+        for entries in found.values():
+            for entry in entries:
+                emit(entry.get("name") or entry["run"])
+
+
+def _entries(kind: str) -> list[dict[str, str]]:
+    if kind == "recipes":
+        return [{"name": name, "summary": plan.load_plan(name).summary} for name in plan.recipe_names()]
+    return [{"name": name, "summary": summary} for name, summary in _registry(kind).items()]
+
+
+def _registry(kind: str) -> Mapping[str, str]:
+    from pruning import ablations, allocation, criteria, data, methods, models, rewind, schedules
+
+    return {
+        "models": models.MODELS,
+        "data": data.DATASETS,
+        "criteria": {name: criterion.summary for name, criterion in criteria.CRITERIA.items()},
+        "allocations": allocation.ALLOCATIONS,
+        "techniques": {name: technique.summary for name, technique in rewind.TECHNIQUES.items()},
+        "schedules": schedules.RETRAIN_SCHEDULES,
+        "methods": methods.SUMMARIES,
+        "ablations": ablations.ABLATIONS,
+    }[kind]
+
+
+def _select(rows: list[dict[str, Any]], conditions: list[str]) -> list[dict[str, Any]]:
+    for condition in conditions:
+        match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", condition)
+        if not match:
+            raise PlanError(f"--where takes KEY=VALUE (or !=, <, <=, >, >=), not '{condition}'")
+        key, sign, text = match.groups()
+        known = {*runs.RESULT_KEYS, "done", *(key for row in rows for key in row)}
+        if key not in known:
+            raise PlanError(
+                f"--where: key '{key}' is unknown{suggest(key, known)}; allowed: {', '.join(sorted(known))}"
+            )
+        rows = [row for row in rows if _fits(row.get(key), sign, text)]
+    return rows
+
+
+def _fits(value: Any, sign: str, text: str) -> bool:
+    wanted = plan.parse_value(text)
+    if isinstance(value, str) or value is None:
+        wanted = None if text in ("none", "null") else text
+    comparable = isinstance(value, (int, float)) and isinstance(wanted, (int, float))
+    if sign in ("=", "!=") or comparable:
+        return COMPARE[sign](value, wanted)
+    return False

@@ -1,0 +1,196 @@
+"""The options that several commands share, as Annotated types, with shell completion that needs no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from pruning import plan
+from pruning.plan import PlanError, choices, suggest
+
+NETWORK, TRAINING, PRUNING, RETRAINING = "Network and data", "Training", "Pruning", "Retraining"
+PLACE, OUTPUT = "Where and how", "Output"
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+TRACKERS = ("tensorboard",)
+
+
+def complete(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Returns a completion callback that offers those of `names` that begin with what was typed."""
+
+    def offer(incomplete: str) -> list[str]:
+        return [name for name in (names() if callable(names) else names) if name.startswith(incomplete)]
+
+    return offer
+
+
+def run_folders(incomplete: str) -> list[str]:
+    """Returns the run folders that begin with what was typed, or those in runs/ that do."""
+    typed = sorted(Path().glob(f"{incomplete}*/phase.json")) + sorted(Path().glob(f"{incomplete}*/*/phase.json"))
+    return [str(path.parent) for path in typed or sorted(Path("runs").glob(f"{incomplete}*/phase.json"))]
+
+
+def default(text: str) -> str:
+    """Returns the note that a help text ends with where the default is not the option's own but, say, the plan's."""
+    return f" [dim]\\[default: {text}][/]"
+
+
+def named(literal: Any, help: str, panel: str, own: str = "") -> Any:
+    """Returns an option that takes one of a Literal's names. The plan checks it, so that the error can suggest one."""
+    names = choices(literal)
+    text = f"{help} One of: {', '.join(names)}.{default(own) if own else ''}"
+    return Option(metavar="NAME", help=text, rich_help_panel=panel, autocompletion=complete(names))
+
+
+def _flag(name: str, help: str, panel: str, *short: str, **more: Any) -> Any:
+    return Option(name, *short, help=help, rich_help_panel=panel, metavar="", **more)
+
+
+def _device(value: str) -> str:
+    if not DEVICE.fullmatch(value):
+        raise PlanError(f"device '{value}' is unknown{suggest(value, DEVICES)}; allowed: {', '.join(DEVICES)}:INDEX")
+    return value
+
+
+def _track(value: str | None) -> str | None:
+    if value is not None and value not in TRACKERS:
+        raise PlanError(f"tracker '{value}' is unknown{suggest(value, TRACKERS)}; allowed: {', '.join(TRACKERS)}")
+    return value
+
+
+def _debug(context: typer.Context, value: bool) -> bool:
+    context.meta["debug"] = value  # read by errors.Commands, which sees the context and not the command's arguments
+    return value
+
+
+DEVICES = ("auto", "cpu", "cuda")
+OWN = "or one of your own as file.py:function or package.module:function."
+
+Run = Annotated[
+    str, Argument(metavar="RUN", help="A run folder, or - to read it from standard input.", autocompletion=run_folders)
+]
+Model = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help=f"A network of `prune list models`, {OWN}",
+        rich_help_panel=NETWORK,
+        autocompletion=complete(choices(plan.ModelName)),
+    ),
+]
+Data = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help=f"A data set of `prune list data`, {OWN}",
+        rich_help_panel=NETWORK,
+        autocompletion=complete(choices(plan.DataName)),
+    ),
+]
+Seed = Annotated[
+    int | None,
+    Option(
+        help="Seed of the initialization, the order of the data and all else that is drawn."
+        + default("the recipe's, or 0"),
+        rich_help_panel=NETWORK,
+    ),
+]
+Sparsity = Annotated[
+    float,
+    Option(
+        help="Share of the prunable weights that is gone afterwards, from 0 to below 1; 0.9 keeps one weight in ten. "
+        "Prunable are the weights of all convolutions and linear layers, first and last included.",
+        rich_help_panel=PRUNING,
+    ),
+]
+Criterion = Annotated[
+    str | None, named(plan.Criterion, "How weights are scored; those with the lowest scores go.", PRUNING, "magnitude")
+]
+Allocation = Annotated[
+    str | None, named(plan.Allocation, "How the sparsity is shared out among the layers.", PRUNING, "global")
+]
+Structure = Annotated[str | None, named(plan.Structure, "What is removed.", PRUNING, "weights")]
+Rounds = Annotated[
+    int | None,
+    Option(
+        help="Prune in this many rounds and score anew in each; for criteria that score a sample."
+        + default("the criterion's own"),
+        rich_help_panel=PRUNING,
+    ),
+]
+Ablation = Annotated[
+    str | None, named(plan.Ablation, "Change the masks, the scores or the weights, as a control.", PRUNING)
+]
+Exclude = Annotated[
+    list[str] | None,
+    Option(
+        metavar="PATTERN",
+        help="Leave parameters whose name fits ('fc.*') dense and out of the count. Repeatable.",
+        rich_help_panel=PRUNING,
+    ),
+]
+Technique = Annotated[
+    str | None,
+    named(
+        plan.Technique,
+        "Which weights retraining starts from, and with which learning rates.",
+        RETRAINING,
+        "lr-rewind",
+    ),
+]
+Schedule = Annotated[
+    str | None,
+    named(plan.RetrainSchedule, "Learning-rate schedule in place of the technique's own.", RETRAINING),
+]
+RetrainEpochs = Annotated[
+    int | None,
+    Option("--epochs", help="Length of the retraining." + default("that of the training"), rich_help_panel=RETRAINING),
+]
+Set = Annotated[
+    list[str] | None,
+    Option("--set", metavar="KEY=VALUE", help="Change one more setting. Repeatable.", rich_help_panel=PLACE),
+]
+Out = Annotated[Path, Option(metavar="DIR", help="Where run folders are made.", rich_help_panel=PLACE)]
+OutBeside = Annotated[
+    Path | None,
+    Option(
+        metavar="DIR",
+        help="Where run folders are made; a run and its parent lie side by side." + default("beside RUN"),
+        rich_help_panel=PLACE,
+    ),
+]
+Device = Annotated[
+    str,
+    Option(
+        metavar="NAME",
+        help="auto (a GPU where there is one), cpu, cuda or cuda:INDEX.",
+        rich_help_panel=PLACE,
+        callback=_device,
+        autocompletion=complete(DEVICES),
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    Option(metavar="DIR", help="Where data sets lie." + default("$PRUNE_DATA, or data"), rich_help_panel=PLACE),
+]
+TrustCode = Annotated[
+    bool, _flag("--trust-code", "Execute the model or data code that a run from elsewhere names.", PLACE)
+]
+Track = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        help=f"Also write scalars for {' or '.join(TRACKERS)}; log.jsonl is always written.",
+        rich_help_panel=OUTPUT,
+        callback=_track,
+        autocompletion=complete(TRACKERS),
+    ),
+]
+DryRun = Annotated[bool, _flag("--dry-run", "Show phases, run folders, epochs, steps and MACs; write nothing.", OUTPUT)]
+Json = Annotated[bool, _flag("--json", "Print the result as one JSON object.", OUTPUT)]
+Quiet = Annotated[bool, _flag("--quiet", "No progress, no tables.", OUTPUT, "-q")]
+Debug = Annotated[bool, _flag("--debug", "Show the traceback of an error.", OUTPUT, callback=_debug, is_eager=True)]

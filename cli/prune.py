@@ -1,0 +1,49 @@
+"""`prune prune`: weights removed from a trained network."""
+
+from __future__ import annotations
+
+from pruning import plan
+
+from . import options
+from .inputs import given, merged, run_folder
+from .work import carry_out
+
+
+def prune(
+    run: options.Run,
+    sparsity: options.Sparsity,
+    criterion: options.Criterion = None,
+    allocation: options.Allocation = None,
+    structure: options.Structure = None,
+    exclude: options.Exclude = None,
+    rounds: options.Rounds = None,
+    ablation: options.Ablation = None,
+    settings: options.Set = None,
+    out: options.OutBeside = None,
+    device: options.Device = "auto",
+    data_dir: options.DataDir = None,
+    trust_code: options.TrustCode = False,
+    dry_run: options.DryRun = False,
+    track: options.Track = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Remove weights from a trained network until a share of them is gone.
+
+    The sparsity is an absolute goal, met exactly: of N prunable weights round((1 - sparsity) x N) stay. Weights that an
+    earlier pruning removed stay removed. Zeros alone make no network faster: `prune flops` counts what they could save.
+    """
+    parent = run_folder(run)
+    flags = given(
+        sparsity=sparsity,
+        criterion=criterion,
+        allocation=allocation,
+        structure=structure,
+        exclude=exclude or None,
+        rounds=rounds,
+        ablation=ablation,
+    )
+    phase = plan.make(plan.Prune, merged(flags, settings))
+    where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
+    carry_out([phase], parent, out or parent.parent, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)

@@ -1,0 +1,39 @@
+"""`prune retrain`: a pruned network trained further."""
+
+from __future__ import annotations
+
+from pruning import plan
+
+from . import options
+from .inputs import given, merged, run_folder
+from .work import carry_out
+
+
+def retrain(
+    run: options.Run,
+    technique: options.Technique = None,
+    schedule: options.Schedule = None,
+    epochs: options.RetrainEpochs = None,
+    settings: options.Set = None,
+    out: options.OutBeside = None,
+    device: options.Device = "auto",
+    data_dir: options.DataDir = None,
+    trust_code: options.TrustCode = False,
+    dry_run: options.DryRun = False,
+    track: options.Track = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train a pruned network further, its masks held, to win the accuracy back.
+
+    fine-tune goes on at the last learning rate; lr-rewind repeats the learning rates of the training's last epochs;
+    weight-rewind also sets the weights back to where those epochs began; low-lr-rewind sets the weights back and goes
+    on at the last learning rate; reinit starts from fresh weights with the whole schedule. Setting weights back needs a
+    state that the training kept: prune train ... --set keep_epochs=[0,130]. More settings: schedule_lr,
+    schedule_warmup, optimizer_state.
+    """
+    parent = run_folder(run)
+    phase = plan.make(plan.Retrain, merged(given(technique=technique, schedule=schedule, epochs=epochs), settings))
+    where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
+    carry_out([phase], parent, out or parent.parent, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)

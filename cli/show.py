@@ -1,0 +1,144 @@
+"""The screen: progress and tables on standard error. The only file in the house that imports rich."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted, Warned
+from pruning.events import Progress as Advanced
+
+from .tables import duration, percent
+
+PLAIN_WIDTH = 200  # of a log file: a table's line is not broken at a terminal's edge that is not there
+
+
+class Screen:
+    """Listens to the engine and draws: bars on a terminal, one line for each phase's start and end elsewhere.
+
+    To be used in a `with` statement, so that the bars are gone before anything else is written.
+    """
+
+    def __init__(self, *, quiet: bool = False, phases: int = 1) -> None:
+        terminal = sys.stderr.isatty()
+        self.console = Console(
+            stderr=True,
+            quiet=quiet,
+            highlight=False,
+            emoji=False,
+            soft_wrap=not terminal,
+            width=None if terminal else PLAIN_WIDTH,
+        )
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[note]}", style="dim"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self.console,
+            transient=True,
+            disable=quiet or not self.console.is_terminal,
+            refresh_per_second=5,
+        )
+        self.phases = phases
+        self.whole: TaskID | None = None
+        self.present: TaskID | None = None
+
+    def __enter__(self) -> Screen:
+        self.bars.start()
+        if self.phases > 1:
+            self.whole = self.bars.add_task("whole plan", total=self.phases, unit="phases", note="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bars.stop()
+
+    def tell(self, event: Event) -> None:
+        """Draws one event of the engine."""
+        match event:
+            case PhaseStarted():
+                self._started(event)
+            case Advanced(done=done, total=total, unit=unit):
+                self._bar(done, total, unit)
+            case EpochDone(record=record):
+                if self.present is not None:
+                    self.bars.update(self.present, note=_note(record))
+            case Warned(text=text):
+                self.line(f"[yellow]warning:[/] {escape(text)}")
+            case PhaseDone():
+                self._done(event)
+
+    def _started(self, event: PhaseStarted) -> None:
+        if event.reused:
+            return
+        if self.bars.disable and event.epochs:
+            resumed = f", resumed after epoch {event.epoch}" if event.epoch else ""
+            self.line(f"{event.phase:<8}{escape(event.run)}: {event.epochs} epochs, {event.steps} steps{resumed}")
+        self.present = self.bars.add_task(event.phase, total=event.steps or None, unit="steps", note="")
+
+    def _bar(self, done: int, total: int, unit: str) -> None:
+        if self.present is None:
+            self.present = self.bars.add_task("", total=total, unit=unit, note="")
+        self.bars.update(self.present, completed=done, total=total, unit=unit)
+
+    def _done(self, event: PhaseDone) -> None:
+        if self.present is not None:
+            self.bars.remove_task(self.present)
+            self.present = None
+        if self.whole is not None:
+            self.bars.advance(self.whole)
+        result = event.summary
+        facts = [f"accuracy {percent(result.get('accuracy'), 2)}", f"sparsity {percent(result.get('sparsity'))}"]
+        facts.append("done before" if event.reused else duration(result.get("seconds")))
+        self.line(f"{result.get('phase') or '':<8}{escape(event.run)}: {', '.join(facts)}")
+
+    def line(self, text: str) -> None:
+        """Writes one line, which may hold rich's markup."""
+        self.console.print(text, soft_wrap=True)
+
+    def plain(self, lines: Sequence[str]) -> None:
+        """Writes lines as they are."""
+        for line in lines:
+            self.console.print(Text(line), soft_wrap=True)
+
+    @property
+    def unicode(self) -> bool:
+        """Returns whether the terminal takes more than ASCII."""
+        return self.console.encoding.startswith("utf")
+
+    @property
+    def stdout_is_terminal(self) -> bool:
+        """Returns whether a person reads standard output, and so sees the tables as well."""
+        return sys.stdout.isatty()
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Writes a table; a column whose header begins with `>` is aligned to the right."""
+        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.show_header = any(columns)
+        for column in columns:
+            name = column.lstrip(">")
+            numeric = column.startswith(">")
+            table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self.console.print(table)
+
+
+def _note(record: dict[str, object]) -> str:
+    parts = [f"epoch {record.get('epoch')}"]
+    for key, name in (("train_loss", "loss"), ("val_accuracy", "val. acc.")):
+        value = record.get(key)
+        if isinstance(value, float):
+            parts.append(f"{name} {percent(value) if 'accuracy' in key else f'{value:.4f}'}")
+    return ", ".join(parts)

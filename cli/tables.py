@@ -1,0 +1,151 @@
+"""Results as tables of text: each function returns (title, columns, rows) for :meth:`show.Screen.table`.
+
+A column whose header begins with `>` is a column of numbers and is aligned to the right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning.plan import PHASES
+
+Table = tuple[str, list[str], list[list[str]]]
+NONE = "-"
+HIDDEN = ("phase", "model_code", "data_code")  # in a table of settings: digests of source files
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Returns `97.3 %` for 0.973."""
+    return NONE if value is None else f"{100 * value:.{digits}f} %"
+
+
+def count(value: float | None) -> str:
+    """Returns `1.23 M` for 1234567; below ten thousand the number itself."""
+    if value is None:
+        return NONE
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size and abs(value) >= 1e4:
+            return f"{value / size:.3g} {unit}" if abs(value) < 999.5 * size else f"{value / size:.0f} {unit}"
+    return f"{value:g}"
+
+
+def times(value: float | None) -> str:
+    """Returns `9.8x`."""
+    return NONE if value is None else f"{value:.3g}x" if value < 1000 else f"{value:.0f}x"
+
+
+def duration(seconds: float | None) -> str:
+    """Returns `3.2 s`, `4 min 10 s` or `2 h 5 min`."""
+    if seconds is None:
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def comparison(summaries: Sequence[Mapping[str, Any]], title: str = "Dense, pruned, retrained") -> Table:
+    """Returns one row per phase; the speedup is theoretical, all MACs over those with a nonzero weight."""
+    columns = ["", ">sparsity", ">accuracy", ">val. acc.", ">nonzero", ">MACs", ">speedup", ">time", "run"]
+    rows = []
+    for summary in summaries:
+        rows.append(
+            [
+                {"train": "dense", "prune": "pruned", "retrain": "retrained"}.get(summary["phase"], summary["phase"]),
+                percent(summary.get("sparsity")),
+                percent(summary.get("accuracy"), 2),
+                percent(summary.get("val_accuracy"), 2),
+                count(summary.get("nonzero")),
+                count(summary.get("sparse_macs")),
+                times(summary.get("speedup")),
+                duration(summary.get("seconds")),
+                Path(summary["run"]).name,
+            ]
+        )
+    return title, columns, rows
+
+
+def preview(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns what would be done, one row per phase."""
+    columns = [">", "phase", "settings", ">epochs", ">steps", ">MACs", "done", "run"]
+    body = []
+    for i, row in enumerate(rows):
+        settings = _changed(PHASES[row["phase"]](**row["settings"]))
+        numbers = [count(row["epochs"]), count(row["steps"]), count(row["sparse_macs"])]
+        body.append([str(i), row["phase"], settings, *numbers, "yes" if row["done"] else "no", Path(row["run"]).name])
+    return f"Plan, run folders in {Path(rows[0]['run']).parent}/ (nothing was written)", columns, body
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value).replace("'", "").replace(" ", "")
+
+
+def layers(report: Any) -> Table:
+    """Returns parameters, sparsity and MACs per layer of a count of MACs, and the totals."""
+    columns = ["layer", "type", ">weights", ">nonzero", ">sparsity", ">MACs", ">nonzero MACs", ">speedup"]
+    rows = []
+    for layer in report.layers:
+        sparsity = percent(1 - layer.nonzero / layer.params) if layer.params else NONE
+        speedup = times(layer.macs / layer.sparse_macs if layer.sparse_macs else None)
+        numbers = [
+            f"{layer.params:,}",
+            f"{layer.nonzero:,}",
+            sparsity,
+            f"{layer.macs:,}",
+            f"{layer.sparse_macs:,}",
+            speedup,
+        ]
+        rows.append([layer.name, layer.type, *numbers])
+    sparsity = percent(1 - report.nonzero / report.params) if report.params else NONE
+    totals = [f"{report.params:,}", f"{report.nonzero:,}", sparsity, f"{report.macs:,}", f"{report.sparse_macs:,}"]
+    rows.append(["total", "", *totals, times(report.speedup)])
+    return "Layers (MACs of one image; FLOPs are twice the MACs)", columns, rows
+
+
+def names(kind: str, entries: Sequence[Mapping[str, str]]) -> Table:
+    """Returns the names of a kind with a line on each."""
+    return kind, ["name", "summary"], [[entry["name"], entry["summary"]] for entry in entries]
+
+
+def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
+    """Returns the runs under a folder."""
+    columns = ["run", "phase", "done", ">epochs", ">sparsity", ">accuracy", ">speedup", ">time"]
+    body = []
+    for row in rows:
+        state = "yes" if row["done"] else "damaged" if row.get("error") else "no"
+        numbers = [count(row.get("epochs")), percent(row.get("sparsity")), percent(row.get("accuracy"), 2)]
+        ends = [times(row.get("speedup")), duration(row.get("seconds"))]
+        body.append([Path(row["run"]).name, row.get("phase") or NONE, state, *numbers, *ends])
+    return f"Runs in {out}/", columns, body
+
+
+def result(summary: Mapping[str, Any]) -> Table:
+    """Returns one result, a line per fact."""
+    rows = [
+        ["model, data, seed", f"{summary['model']}, {summary['data']}, {summary['seed']}"],
+        ["accuracy", f"{percent(summary['accuracy'], 2)} (validation {percent(summary['val_accuracy'], 2)})"],
+        ["loss", NONE if summary["loss"] is None else f"{summary['loss']:.4f}"],
+        ["sparsity", f"{percent(summary['sparsity'], 2)} (compression {times(summary['compression'])})"],
+        ["parameters", f"{count(summary['params'])}, nonzero {count(summary['nonzero'])}"],
+        ["MACs", f"{count(summary['macs'])}, with nonzero weights {count(summary['sparse_macs'])}"],
+        ["theoretical speedup", times(summary["speedup"])],
+        ["measured on", f"{summary['device']} ({summary['backend']})"],
+    ]
+    return f"Result of {Path(summary['run']).name}", ["", ""], rows
+
+
+def settings(phases: Sequence[Any]) -> Table:
+    """Returns the settings of phases that differ from their defaults."""
+    return "Settings", ["phase", "settings"], [[phase.phase, _changed(phase)] for phase in phases]
+
+
+def _changed(phase: Any) -> str:
+    own = phase.model_dump(mode="json", exclude_defaults=True)
+    return ", ".join(f"{key}={_short(value)}" for key, value in own.items() if key not in HIDDEN)
+
+
+def pairs(title: str, values: Mapping[str, Any]) -> Table:
+    """Returns a table of two columns, one row per key."""
+    return title, ["", ""], [[key, NONE if value is None else str(value)] for key, value in values.items()]
