@@ -175,11 +175,9 @@ def erk_counts(left: list[int], keep: int) -> list[float]:
         full.add(worst)
 
 
-@pytest.mark.parametrize("keep", [100, 493, 1000, 2000, 2464, 3000, 4500, 4900])
 @pytest.mark.parametrize("left", [SIZES, [432, 2000, 400, 1000, 300], [40, 2304, 512, 1280, 400]])
+@pytest.mark.parametrize("keep", [100, 493, 1000, 2000, 2464, 3000, 4000, 4132])
 def test_erk_against_a_linear_solve(keep: int, left: list[int]) -> None:
-    if keep > sum(left):
-        pytest.skip("more than is left")
     counts = layer_counts(sizes(SHAPES), keep, "erk", left=left)
     assert sum(counts) == keep
     assert all(count <= size for count, size in zip(counts, left, strict=True))

@@ -125,8 +125,8 @@ def _capped(keep: int, parts: Sequence[int | Fraction], caps: Sequence[int], fix
         worst = max(over, key=lambda i: over[i])
         counts[worst] = caps[worst]
     if whole and (not free or weight == 0 or whole < 0):
-        total = sum(counts.values())
-        raise PlanError(f"{keep} weights cannot be shared out: {total} are fixed in {len(counts)} of {len(parts)} layers")
+        fixed_sum = f"{sum(counts.values())} are fixed in {len(counts)} of {len(parts)} layers"
+        raise PlanError(f"{keep} weights cannot be shared out: {fixed_sum}")
     shares = {i: int(quotas[i]) if weight else 0 for i in free}
     order = sorted(free, key=lambda i: (shares[i] - quotas[i] if weight else 0, i))
     for i in order[: whole - sum(shares.values())]:
