@@ -37,7 +37,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | N
         seen[key] = name
         # A clone: safetensors refuses tensors that share storage, as views of one buffer do.
         stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
-    metadata = {"schema": str(SCHEMA), "aliases": json.dumps(aliases), "notes": json.dumps(dict(notes or {}))}
+    # One key: safetensors writes several in an order of its own, and equal states should be equal files.
+    metadata = {"prune": json.dumps({"schema": SCHEMA, "aliases": aliases, "notes": dict(notes or {})})}
     with runs.replacing(path) as part:
         try:
             save_file(stored, part, metadata)
@@ -51,13 +52,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
         raise PlanError(f"{path} does not exist")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = file.metadata() or {}
-            if metadata.get("schema") != str(SCHEMA):
+            metadata = json.loads((file.metadata() or {}).get("prune", "{}"))
+            if metadata.get("schema") != SCHEMA:
                 raise PlanError(f"{path} has schema {metadata.get('schema')!r}; this version reads schema {SCHEMA}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        for alias, name in json.loads(metadata["aliases"]).items():
+        for alias, name in metadata["aliases"].items():
             tensors[alias] = tensors[name]
-        return tensors, json.loads(metadata["notes"])
+        return tensors, metadata["notes"]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         if isinstance(error, PlanError):
             raise

@@ -94,7 +94,7 @@ def fit(
                 raise PlanError(
                     f"training diverged: the loss is {train_loss} in epoch {epoch + 1}; lower the learning rate"
                 )
-            record = {"epoch": epoch + 1, "step": step, "lr": rate, "train_loss": train_loss}
+            record: dict[str, Any] = {"epoch": epoch + 1, "step": step, "lr": rate, "train_loss": train_loss}
             record |= {"train_accuracy": correct.item() / images, "val_loss": None, "val_accuracy": None}
             if data.sizes["validation"]:
                 accuracy, loss_value = evaluate(model, data.batches("validation", EVALUATION_BATCH), device, precision)

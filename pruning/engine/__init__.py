@@ -195,8 +195,8 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
 
     def make() -> dict[str, Any]:
         final = fit_in(
-            session, job.setting, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs, lr=_retrain_schedule(job, phase),
-            masks=masks, method=METHODS["none"](), momenta=momenta,
+            session, job.setting, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs,
+            lr=_retrain_schedule(job, phase), masks=masks, method=METHODS["none"](), momenta=momenta,
         )  # fmt: skip
         return _finish(job, network, masks, final, epochs=epochs)
 

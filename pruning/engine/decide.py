@@ -34,6 +34,8 @@ def masks(session: Session, setting: Setting, network: nn.Module, phase: Prune, 
         allocation=phase.allocation,
         masks=present,
         exclude=phase.exclude,
+        min_per_layer=phase.min_per_layer,
+        rates=phase.layer_rates or None,
         generator=generator(setting.train.seed, "scores"),
         tell=session.tell,
     )

@@ -1,0 +1,261 @@
+"""Plans end to end on a tiny network: done means skip, prefixes are shared, nothing leaks, resume equals never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pruning import checkpoint, engine, runs
+from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted
+from pruning.masks import Masks
+from pruning.plan import Iterate, Plan, PlanError, Prune, Retrain, Train
+
+pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
+
+TRAIN = Train(
+    model="lenet-300-100", data="digits", epochs=3, batch_size=256, lr=0.1, milestones=(2,), keep_epochs=(0, 1, 2)
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared") / "runs"
+
+
+@pytest.fixture(scope="module")
+def dense(shared: Path) -> Path:
+    return engine.advance(TRAIN, None, shared, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pruned(shared: Path, dense: Path) -> Path:
+    return engine.advance(Prune(sparsity=0.9), dense, shared, device="cpu")
+
+
+def tensors(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {p.name: checkpoint.load(p)[0] for p in sorted(run.glob("*.safetensors")) if p.name != runs.MASKS}
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """The two folders hold the same bits, but for times."""
+    left, right = tensors(a), tensors(b)
+    assert left.keys() == right.keys()
+    for name in left:
+        assert left[name].keys() == right[name].keys()
+        for key in left[name]:
+            assert torch.equal(left[name][key], right[name][key]), (name, key)
+    timing = ("seconds", "images_per_second", "run", "train_seconds")
+    drop = lambda record: {k: v for k, v in record.items() if k not in timing}  # noqa: E731
+    assert drop(runs.read_summary(a)) == drop(runs.read_summary(b))
+    assert [drop(r) for r in runs.log(a)] == [drop(r) for r in runs.log(b)]
+
+
+def assert_no_leak(run: Path) -> None:
+    """Every pruned weight and momentum in every file of the run is +0, to the bit."""
+    masks = Masks.load(run / runs.MASKS)
+    seen = 0
+    for file, content in tensors(run).items():
+        if file == runs.epoch_file(0):
+            continue
+        for name, tensor in content.items():
+            mask = masks.get(name.partition(":")[2] or name)
+            if mask is not None and tensor.ndim:
+                pruned = tensor[~mask]
+                assert not pruned.any(), (file, name)
+                assert not torch.signbit(pruned).any(), (file, name)
+                seen += 1
+    assert seen >= len(masks)
+
+
+def test_folder_names_and_files(dense: Path, pruned: Path) -> None:
+    assert dense.name.startswith("lenet-300-100-digits-s0-train-")
+    assert {p.name for p in dense.iterdir()} == {
+        "phase.json", "env.json", "log.jsonl", "summary.json", "weights.safetensors", "momenta.safetensors",
+        "init.safetensors", "epoch-0001.safetensors", "epoch-0002.safetensors",
+    }  # fmt: skip
+    assert (pruned / runs.MASKS).exists()
+    assert runs.history(pruned) == [dense, pruned]
+
+
+def test_results_have_the_keys_of_the_contract(dense: Path, pruned: Path) -> None:
+    for run in (dense, pruned):
+        assert set(runs.RESULT_KEYS) <= runs.read_summary(run).keys()
+    summary = runs.read_summary(pruned)
+    total = sum(n for _, n in summary["layers"].values())
+    assert sum(k for k, _ in summary["layers"].values()) == round(0.1 * total)
+    assert summary["sparse_macs"] == round(0.1 * total)  # an MLP: one MAC a weight
+    assert summary["macs"] == total
+
+
+def test_a_finished_command_does_nothing(shared: Path, dense: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in dense.iterdir()}
+    events: list[Event] = []
+    assert engine.advance(TRAIN, None, shared, device="cpu", tell=events.append) == dense
+    assert {p: p.stat().st_mtime_ns for p in dense.iterdir()} == before
+    assert [type(e) for e in events] == [PhaseStarted, PhaseDone]
+    assert all(e.reused for e in events if isinstance(e, PhaseStarted | PhaseDone))
+
+
+def test_first_losses_are_pinned(dense: Path) -> None:
+    """A change here is a change of what every seed gives: initialization, order of the data, or arithmetic."""
+    losses = [record["train_loss"] for record in runs.log(dense)]
+    assert losses == [pytest.approx(value, rel=1e-4) for value in (2.2169887, 1.6051343, 0.8809876)]
+
+
+@pytest.mark.parametrize("technique", ["fine-tune", "weight-rewind", "lr-rewind", "low-lr-rewind", "reinit"])
+def test_techniques_end_sparse_and_leak_nothing(shared: Path, pruned: Path, technique: str) -> None:
+    run = engine.advance(Retrain(technique=technique, epochs=1), pruned, shared, device="cpu")
+    assert_no_leak(run)
+    assert runs.read_summary(run)["sparsity"] == runs.read_summary(pruned)["sparsity"]
+    assert runs.read_summary(run)["epochs"] == (4 if technique == "reinit" else 1)
+
+
+def test_where_each_technique_starts(shared: Path, dense: Path, pruned: Path) -> None:
+    """Retraining at a learning rate of next to nothing leaves the start visible in the result."""
+    del pruned
+    dense2 = engine.advance(TRAIN.model_copy(update={"seed": 1}), None, shared, device="cpu")
+    assert dense2 != dense
+    kept = checkpoint.load(dense / runs.epoch_file(1))[0]
+    init = checkpoint.load(dense / runs.epoch_file(0))[0]
+    final = checkpoint.load(dense / runs.WEIGHTS)[0]
+    name = next(key for key in final if key.endswith("weight"))
+    assert not torch.equal(kept[name], init[name])
+    assert not torch.equal(kept[name], final[name])
+    assert any(key.startswith("momentum_buffer:") for key in kept)
+
+
+def test_a_rewind_that_was_not_kept_says_how_to_get_it(shared: Path) -> None:
+    bare = engine.advance(TRAIN.model_copy(update={"keep_epochs": (0,)}), None, shared, device="cpu")
+    pruned = engine.advance(Prune(sparsity=0.5), bare, shared, device="cpu")
+    before = sorted(shared.iterdir())
+    with pytest.raises(PlanError, match=r"epoch 2 of .* was not kept \(kept: 0\); train with --set keep_epochs=\[2\]"):
+        engine.advance(Retrain(technique="weight-rewind", epochs=1), pruned, shared, device="cpu")
+    assert sorted(shared.iterdir()) == before
+    full = engine.advance(Retrain(technique="weight-rewind"), pruned, shared, device="cpu")
+    assert runs.read_summary(full)["epochs"] == 3
+
+
+def test_twenty_cycles_keep_exact_counts(tmp_path: Path, dense: Path, shared: Path) -> None:
+    ladder = Iterate(sparsity=1 - 0.8**20, rate=0.2, retrain={"technique": "fine-tune", "epochs": 1})
+    run, total = dense, sum(n for _, n in runs.read_summary(dense)["layers"].values())
+    previous = None
+    for j, phase in enumerate(ladder.phases(), start=1):
+        if isinstance(phase, Retrain):
+            continue  # counts do not depend on the retraining; it has tests of its own
+        run = engine.advance(phase, run, shared, device="cpu")
+        masks = Masks.load(run / runs.MASKS)
+        assert masks.kept == round(0.8 ** ((j + 1) // 2) * total)
+        if previous is not None:
+            assert all(bool((previous[n] | ~masks[n]).all()) for n in masks)
+        previous = masks
+
+
+def test_run_shares_what_is_done(shared: Path, dense: Path, pruned: Path) -> None:
+    plan = Plan(name="p", phases=(TRAIN, Prune(sparsity=0.9), Retrain(technique="fine-tune", epochs=1)))
+    events: list[Event] = []
+    folders = engine.run(plan, shared, device="cpu", tell=events.append)
+    assert folders[:2] == [dense, pruned]
+    assert not any(isinstance(e, EpochDone) for e in events[:4])
+
+
+def test_preview_names_the_folders_and_writes_nothing(tmp_path: Path) -> None:
+    plan = [TRAIN, Prune(sparsity=0.9), Retrain(epochs=2)]
+    rows = engine.preview(plan, None, tmp_path / "runs", device="cpu")
+    assert not (tmp_path / "runs").exists()
+    folders = engine.run(Plan(name="p", phases=tuple(plan)), tmp_path / "runs", device="cpu")
+    assert [row["run"] for row in rows] == [str(f) for f in folders]
+    assert [row["epochs"] for row in rows] == [3, 0, 2]
+    assert [row["steps"] for row in rows] == [3 * 6, 0, 2 * 6]
+    again = engine.preview(plan, None, tmp_path / "runs", device="cpu")
+    assert all(row["done"] for row in again)
+
+
+def test_evaluation_from_the_files_gives_the_recorded_result(pruned: Path) -> None:
+    again, stored = engine.evaluate_run(pruned, device="cpu"), runs.read_summary(pruned)
+    for key in set(runs.RESULT_KEYS) - {"run", "seconds", "images_per_second"}:
+        assert again[key] == stored[key], key
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        (Retrain(), "is not pruned"),
+        (Prune(sparsity=0.5, exclude=("nothing*",)), "nothing"),
+    ],
+)
+def test_refusals_leave_nothing_behind(shared: Path, dense: Path, phase: Prune | Retrain, message: str) -> None:
+    before = sorted(shared.iterdir())
+    with pytest.raises(PlanError, match=message):
+        engine.advance(phase, dense, shared, device="cpu")
+    assert sorted(shared.iterdir()) == before
+
+
+def test_pruning_to_less_is_refused(shared: Path, pruned: Path) -> None:
+    with pytest.raises(PlanError, match=r"sparsity 0.5 is less than the present sparsity, 0.9"):
+        engine.advance(Prune(sparsity=0.5), pruned, shared, device="cpu")
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from pruning import engine
+from pruning.engine import fitting
+from pruning.plan import Plan, load_plan, parse_plan
+fitting.SAVE_EVERY = 0.0
+plan = parse_plan(Path(sys.argv[1]).read_text(), "p", "p")
+engine.run(plan, Path(sys.argv[2]), device="cpu")
+"""
+
+PLAN = """
+[[phases]]
+phase = "train"
+model = "lenet-5"
+data = "digits"
+epochs = 4
+batch_size = 128
+lr = 0.05
+keep_epochs = [0, 2]
+[[phases]]
+phase = "prune"
+sparsity = 0.8
+[[phases]]
+phase = "retrain"
+technique = "weight-rewind"
+epochs = 2
+"""
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_killed_and_continued_equals_never_stopped(tmp_path: Path, attempt: int) -> None:
+    (tmp_path / "p.toml").write_text(PLAN)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "p.toml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
+    span = time.monotonic() - started
+    for k in range(2):
+        process = subprocess.Popen([*command, str(tmp_path / "torn")], env=environment)
+        time.sleep(span * (0.55 + 0.12 * attempt + 0.1 * k))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(tmp_path / "torn")], check=True, env=environment)
+    for run in sorted((tmp_path / "whole").iterdir()):
+        assert_same(run, tmp_path / "torn" / run.name)
+        assert not list((tmp_path / "torn" / run.name).glob(".*"))
+        assert json.loads((tmp_path / "torn" / run.name / runs.PHASE).read_text())["schema"] == 1
