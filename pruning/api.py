@@ -41,8 +41,9 @@ def decide(
     `masks` are the present ones: what they have pruned stays pruned and counts in the density. In round n of N the
     density is d_0 (density / d_0)^(n/N), d_0 the present one (Tanaka et al. 2020, algorithm 1), and the scores are
     taken anew under the masks so far; `rounds` None takes the criterion's own number. An `ablation` of masks or
-    scores is one of `pruning.ablations` ("reinit" changes the weights, no mask). Further options are those of
-    :func:`score` and of `pruning.allocate`.
+    scores is one of `pruning.ablations` ("reinit" changes the weights, no mask). Where a later round finds every
+    score 0, as when the network is cut through, the last scores that were not go on to rank. Further options are
+    those of :func:`score` and of `pruning.allocate`.
     """
     entry = scoring.find(criterion, rounds=rounds, mode=mode, micro_batch=micro_batch)
     _check_ablation(ablation)
@@ -57,8 +58,10 @@ def decide(
     number = entry.rounds if rounds is None else rounds
     told = 0.0
     for n in range(1, number + 1):
-        scores = entry.score(model, scoring.masked(weights, now), ask)
-        scoring.check(criterion, scores, now, tell if n == number else silent)
+        fresh = entry.score(model, scoring.masked(weights, now), ask)
+        if n == 1 or any(bool(score.any()) for score in fresh.values()):
+            scores, last = fresh, n
+            scoring.check(criterion, scores, now, tell if n == number else silent)
         goal, shares = _step(n / number, start, density, rates)
         ranking = ablations.inverted(scores) if ablation == "invert" else scores
         before, now = now, allocate(ranking, goal, allocation, masks=now, min_per_layer=min_per_layer, rates=shares)
@@ -66,12 +69,15 @@ def decide(
             told = time.monotonic()
             tell(Progress(n, number, "rounds"))
     assert isinstance(now, Masks)
+    if last < number:
+        text = f"criterion '{criterion}' gives every weight the score 0 after round {last} of {number}"
+        tell(Warned(f"{text}: the rest is ranked by the scores of round {last}"))
     _tell_ties(criterion, scores, before, now, tell)
     if ablation in ablations.MASK_CHANGES:
         now = ablations.MASK_CHANGES[ablation](now, present, generator)
     if empty := collapsed(now):
         tell(Warned(f"layer collapse: no weight is kept in {scoring.named(empty)}"))
-    return now
+    return Masks(now, masks.extra) if isinstance(masks, Masks) else now
 
 
 def prune(

@@ -51,13 +51,12 @@ def score(
 
 
 def prunable_weights(model: nn.Module, exclude: Iterable[str]) -> dict[str, Tensor]:
-    weights = {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
-    if not weights:
-        raise PlanError("the model has no prunable weight: no convolution or linear layer, or all are excluded")
-    return weights
+    """Returns {name: weight} without gradients."""
+    return {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
 
 
 def masked(weights: dict[str, Tensor], masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Returns the weights with +0 where the masks prune."""
     if masks is None:
         return weights
     return {name: weight.where(masks[name].to(weight.device), 0) for name, weight in weights.items()}
