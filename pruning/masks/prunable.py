@@ -1,0 +1,116 @@
+"""Which weights of a network can be pruned.
+
+Prunable are the weights of every convolution (also transposed) and linear layer, first and last included, and the
+projections inside `nn.MultiheadAttention`. Biases, normalization and embeddings are not, nor is a linear layer's weight
+that is tied to an embedding, nor recurrent layers. A shared parameter counts once, under its first name.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pruning.plan import PlanError, suggest
+
+LAYERS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+)  # fmt: skip
+ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
+
+
+def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
+    """Returns {name: parameter} of the prunable weights in the order in which the network registers them.
+
+    `exclude` holds patterns (`*`, `?`, `[...]`) of parameters (`fc.weight`) or modules (`fc`, `layer1`), whose weights
+    are left out. Raises PlanError for a pattern that fits nothing, for a weight that cannot be pruned (not initialized,
+    parametrized, quantized, complex ...) and is not excluded, and where no weight is left.
+    """
+    patterns = [exclude] if isinstance(exclude, str) else list(exclude)
+    left_out = {id(w) for w in embeddings(model)}
+    wanted: dict[int, tuple[str, nn.Module, Tensor | None]] = {}  # by id of the parameter
+    names: list[str] = []  # every name that a pattern may mean, for the nearest one
+    used: set[str] = set()
+    excluded: set[int] = set()
+    for path, module in model.named_modules():
+        for key in weight_keys(module):
+            name = f"{path}.{key}" if path else key
+            weight = module._parameters.get(key)
+            if id(weight) in left_out:
+                continue
+            names += [name, path]
+            fits = {p for p in patterns if any(fnmatch.fnmatchcase(n, p) for n in _with_parents(name))}
+            used |= fits
+            if not fits:
+                wanted.setdefault(id(weight) if weight is not None else id(module), (name, module, weight))
+            elif weight is not None:
+                excluded.add(id(weight))  # a shared weight that is excluded under one of its names is so under all
+    for pattern in patterns:
+        if pattern not in used:
+            raise PlanError(f"exclude '{pattern}' fits no prunable weight{suggest(pattern, names)}")
+    for number, (name, module, weight) in wanted.items():
+        if number not in excluded:
+            _refuse(name, module, weight)
+    out = {name: p for name, p in model.named_parameters() if id(p) in wanted.keys() - excluded}
+    _refuse_aliases(out)
+    if not out:
+        why = "all are excluded" if patterns else "it has no convolution and no linear layer"
+        raise PlanError(f"the model has no prunable weight: {why}")
+    return out
+
+
+def embeddings(model: nn.Module) -> list[nn.Parameter]:
+    """Returns the weights of the model's embeddings, which are not prunable, also where a linear layer shares them."""
+    found = [m._parameters.get("weight") for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)]
+    return [weight for weight in found if weight is not None]
+
+
+def weight_keys(module: nn.Module) -> list[str]:
+    """Returns the names, within the module, of the weights that are prunable where they are ordinary parameters."""
+    if isinstance(module, nn.MultiheadAttention):
+        # an unused projection is registered as None; one that is not registered at all is parametrized
+        return [key for key in ATTENTION if module._parameters.get(key, module) is not None]
+    quantized = type(module).__module__.startswith(_QUANTIZED) and hasattr(module, "weight")
+    return ["weight"] if isinstance(module, LAYERS) or quantized else []
+
+
+def _with_parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
+
+
+def _refuse(name: str, module: nn.Module, weight: Tensor | None) -> None:
+    """Raises PlanError where the weight cannot be pruned, with the reason and the way out."""
+    kind = type(module).__name__
+    if weight is None:
+        if type(module).__module__.startswith(_QUANTIZED):
+            reason = "is quantized: prune before quantizing"
+        else:
+            own = ", ".join(key for key, _ in module.named_parameters()) or "none"
+            reason = f"is not a parameter itself but computed from others ({own}): remove the reparametrization first"
+    elif is_lazy(weight):
+        reason = "is not initialized: run one batch through the model first"
+    elif weight.device.type == "meta":
+        reason = "has no values (device 'meta')"
+    elif weight.layout != torch.strided or type(weight.detach()) is not Tensor:
+        reason = f"is no plain dense tensor but {type(weight.detach()).__name__}, {weight.layout}"
+    elif weight.dtype not in DTYPES:
+        allowed = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        reason = f"has dtype {str(weight.dtype).removeprefix('torch.')}; allowed are {allowed}"
+    else:
+        return
+    raise PlanError(f"'{name}' ({kind}) cannot be pruned: it {reason}, or exclude it")
+
+
+def _refuse_aliases(weights: Mapping[str, Tensor]) -> None:
+    at: dict[tuple[int, Any], str] = {}
+    for name, weight in weights.items():
+        key = (weight.untyped_storage().data_ptr(), weight.storage_offset())
+        if weight.numel() and at.setdefault(key, name) != name:
+            raise PlanError(f"'{name}' and '{at[key]}' share memory but are two parameters: make them one")
