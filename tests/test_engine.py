@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from pruning import checkpoint, engine, runs
+from pruning.engine import fitting
 from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted
 from pruning.masks import Masks
 from pruning.plan import Iterate, Plan, PlanError, Prune, Retrain, Train
@@ -123,18 +125,78 @@ def test_techniques_end_sparse_and_leak_nothing(shared: Path, pruned: Path, tech
     assert runs.read_summary(run)["epochs"] == (4 if technique == "reinit" else 1)
 
 
-def test_where_each_technique_starts(shared: Path, dense: Path, pruned: Path) -> None:
-    """Retraining at a learning rate of next to nothing leaves the start visible in the result."""
-    del pruned
-    dense2 = engine.advance(TRAIN.model_copy(update={"seed": 1}), None, shared, device="cpu")
-    assert dense2 != dense
-    kept = checkpoint.load(dense / runs.epoch_file(1))[0]
-    init = checkpoint.load(dense / runs.epoch_file(0))[0]
-    final = checkpoint.load(dense / runs.WEIGHTS)[0]
-    name = next(key for key in final if key.endswith("weight"))
-    assert not torch.equal(kept[name], init[name])
-    assert not torch.equal(kept[name], final[name])
-    assert any(key.startswith("momentum_buffer:") for key in kept)
+EXPECTED = {  # technique: (file of the dense run that the weights are of, epochs, the schedule's steps; None = held at the end)
+    "fine-tune": (runs.WEIGHTS, 1, [17] * 6),
+    "lr-rewind": (runs.WEIGHTS, 1, range(12, 18)),
+    "weight-rewind": (runs.epoch_file(2), 1, range(12, 18)),
+    "low-lr-rewind": (runs.epoch_file(2), 1, [17] * 6),
+    "reinit": (None, 4, [*range(18), *[17] * 6]),
+}
+
+
+@pytest.mark.parametrize("technique", EXPECTED)
+def test_where_each_technique_starts(
+    tmp_path: Path, dense: Path, pruned: Path, technique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, BatchNorm statistics and momenta of the right epoch, masked, and the right learning rates (methods: 1.1, 1.2)."""
+    for run in (dense, pruned):
+        shutil.copytree(run, tmp_path / run.name)
+    seen: dict[str, object] = {}
+
+    def record(network, data, optimizer, lr, *, epochs, **rest):  # type: ignore[no-untyped-def]
+        seen["weights"] = {k: v.clone() for k, v in network.state_dict().items()}
+        seen["momenta"] = fitting.optimizer_state(optimizer, network)
+        seen["rates"] = [lr(step) for step in range(epochs * 6)]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting.loop, "fit", record)
+    with pytest.raises(KeyboardInterrupt):
+        engine.advance(Retrain(technique=technique, epochs=1), tmp_path / pruned.name, tmp_path, device="cpu")
+    file, epochs, steps = EXPECTED[technique]
+    rate = engine.dense_schedule(TRAIN, 6)
+    assert seen["rates"] == [rate(step) for step in steps]
+    assert len(seen["rates"]) == 6 * epochs  # type: ignore[arg-type]
+    masks = Masks.load(pruned / runs.MASKS)
+    weights: dict[str, torch.Tensor] = seen["weights"]  # type: ignore[assignment]
+    momenta: dict[str, torch.Tensor] = seen["momenta"]  # type: ignore[assignment]
+    if file is None:
+        init = checkpoint.load(dense / runs.epoch_file(0))[0]
+        assert not torch.equal(weights["fc.bias"], init["fc.bias"])
+        assert momenta == {}
+    else:
+        source = checkpoint.load(dense / file)[0]
+        if file == runs.WEIGHTS:
+            source |= checkpoint.load(dense / runs.MOMENTA)[0]
+        for name, value in (weights | momenta).items():
+            mask = masks.get(name.partition(":")[2] or name)
+            assert torch.equal(value, source[name] if mask is None else source[name].where(mask, 0)), name
+        assert momenta.keys() == {k for k in source if ":" in k}
+    assert not masks.violations(weights)
+
+
+def test_no_step_leaves_a_pruned_weight_or_momentum(
+    shared: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    class Watched(fitting.MaskedSGD):
+        def step(self, closure: object = None) -> None:
+            nonlocal steps
+            super().step()
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.ndim == 2:
+                        gone = parameter.detach()[~by_shape[parameter.shape]]
+                        moved = self.state[parameter]["momentum_buffer"][~by_shape[parameter.shape]]
+                        for values in (gone, moved):
+                            assert not values.any()
+                            assert not torch.signbit(values).any()
+                            steps += 1
+
+    by_shape = {mask.shape: mask for mask in Masks.load(pruned / runs.MASKS).values()}
+    monkeypatch.setattr(fitting, "MaskedSGD", Watched)
+    engine.advance(Retrain(technique="lr-rewind", epochs=2), pruned, shared, device="cpu")
+    assert steps == 2 * 6 * len(by_shape) * 2
 
 
 def test_a_rewind_that_was_not_kept_says_how_to_get_it(shared: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import data, models, rewind, runs, trust, usercode
-from pruning.data import Data
+from pruning.data import Data, data_folder
 from pruning.events import Tell, Warned, silent
 from pruning.plan import PlanError, Prune, Retrain, Train, override
 
@@ -162,7 +162,8 @@ def setting(session: Session, train: Train, code: dict[str, str], data_dir: str 
             seed=train.seed,
             device=session.device,
         )
-    absolute = str(where.resolve()) if where is not None else None
+    stored = where is not None or not (train.data == "digits" or train.data_code)  # these read no folder of their own accord
+    absolute = str(data_folder(where).resolve()) if stored else None
     return Setting(train, code, absolute, session.loaded[key], session.device)
 
 
