@@ -100,10 +100,15 @@ def main() -> None:
     ratios = [a / b for a, b in zip(times["engine's loop"], times["bare loop"], strict=True)]
     lines = ["| ms per step | median | min | max |", "|---|---|---|---|"]
     lines += [f"| {name} | {statistics.median(t):.3f} | {min(t):.3f} | {max(t):.3f} |" for name, t in times.items()]
-    lines.append(f"| engine / bare, in pairs | {statistics.median(ratios):.4f} | {min(ratios):.4f} | {max(ratios):.4f} |")
+    lines.append(
+        f"| engine / bare, in pairs | {statistics.median(ratios):.4f} | {min(ratios):.4f} | {max(ratios):.4f} |"
+    )
     facts = environment(device)
     where = f"{facts.get('gpu') or facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, Python {platform.python_version()}"
-    text = "\n".join(lines) + f"\n\nResNet-20, batch {BATCH}, {options.steps} steps a turn, n = {options.repeats}; {where}.\n"
+    text = (
+        "\n".join(lines)
+        + f"\n\nResNet-20, batch {BATCH}, {options.steps} steps a turn, n = {options.repeats}; {where}.\n"
+    )
     print(text)
     if options.record:
         options.record.write_text(f"# Overhead of the engine\n\n    python benchmarks/overhead.py\n\n{text}")

@@ -162,7 +162,9 @@ def setting(session: Session, train: Train, code: dict[str, str], data_dir: str 
             seed=train.seed,
             device=session.device,
         )
-    stored = where is not None or not (train.data == "digits" or train.data_code)  # these read no folder of their own accord
+    stored = where is not None or not (
+        train.data == "digits" or train.data_code
+    )  # these read no folder of their own accord
     absolute = str(data_folder(where).resolve()) if stored else None
     return Setting(train, code, absolute, session.loaded[key], session.device)
 
