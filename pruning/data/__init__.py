@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pruning import usercode
-from pruning.data import own
 from pruning.data.cifar import cifar10, cifar100
 from pruning.data.digits import digits
 from pruning.data.files import data_folder
 from pruning.data.idx import fashion_mnist, mnist
+from pruning.data.own import own_data
 from pruning.data.source import Pair, Source, divide
 from pruning.data.tensors import TensorData
 from pruning.plan import PlanError, suggest
@@ -77,16 +77,15 @@ def load(
     for key, value in common.items():
         if type(value) is not int or value < 0:
             raise PlanError(f"data '{name}': option '{key}' takes an integer from 0, not {value!r}")
+    split_seed = common.pop("split_seed")
+    settings: dict[str, Any] = {"augment": augment, "normalize": normalize, "device": device, **common}
     if usercode.is_code(name):
         offered = {"data_dir": data_folder(data_dir), "seed": seed}
-        source = own.source_of(name, own.parts_of(name, offered, options))
-    elif name not in READERS:
+        return own_data(name, offered, options, rule=split, split_seed=split_seed, **settings)
+    if name not in READERS:
         allowed = ", ".join([*DATASETS, "file.py:function or package.module:function"])
         raise PlanError(f"data '{name}' is unknown{suggest(name, DATASETS)}; allowed: {allowed}")
-    elif options:
+    if options:
         key = next(iter(options))
         raise PlanError(f"data '{name}' has no option '{key}'{suggest(key, OPTIONS)}; allowed: {', '.join(OPTIONS)}")
-    else:
-        source = READERS[name](data_dir)
-    source = divide(source, split, common["split_seed"])
-    return TensorData(name, source, augment=augment, normalize=normalize, padding=common["padding"], device=device)
+    return TensorData(name, divide(READERS[name](data_dir), split, split_seed), **settings)

@@ -1,8 +1,11 @@
 """A data set that a function of the user's own returns: (train, validation, test), or a dict with those keys.
 
-Each part is a pair (x, y) of tensors or arrays; validation may be None, and is then split off. A uint8 x is taken for
-images of 0 to 255. Labels are integers from 0; there are as many classes as the dict's "classes" says, or as the
-largest training label shows.
+Each part is a pair (x, y) of tensors or arrays, or a torch data set of such pairs; validation may be None, and is then
+split off. A uint8 x is taken for images of 0 to 255. Labels are integers from 0; there are as many classes as the
+dict's "classes" says, or as the largest training label shows.
+
+What a data set does to its items at random, it does to those of a validation part that is split off, too, and to
+training items that are only looked at, then the same every time: give a validation set of its own to avoid the first.
 """
 
 from __future__ import annotations
@@ -12,16 +15,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from pruning import usercode
-from pruning.data.source import Pair, Source
+from pruning.data.datasets import ItemData
+from pruning.data.source import PARTS, Pair, Source, divide, split
+from pruning.data.tensors import TensorData
 from pruning.plan import PlanError
 
-PARTS = ("train", "validation", "test")
+
+def own_data(
+    name: str,
+    offered: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    rule: str,
+    split_seed: int,
+    **settings: Any,
+) -> TensorData | ItemData:
+    """Returns the data set that the function `name` gives, split by `rule` where it has no validation part."""
+    parts = _call(name, offered, options)
+    given = [value for key, value in parts.items() if key != "classes" and value is not None]
+    if any(isinstance(value, Dataset) and not isinstance(value, TensorDataset) for value in given):
+        return _items(name, parts, rule, split_seed, settings)
+    return TensorData(name, divide(_tensors(name, parts), rule, split_seed), **settings)
 
 
-def parts_of(name: str, offered: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what the function gives for the three parts and "classes"; validation and classes may be None."""
+def _call(name: str, offered: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     what = f"data '{name}'"
     given = usercode.call(what, usercode.load(name), offered, options)
     if isinstance(given, (tuple, list)) and len(given) == 3:
@@ -36,10 +56,9 @@ def parts_of(name: str, offered: Mapping[str, Any], options: Mapping[str, Any]) 
     return {key: given.get(key) for key in (*PARTS, "classes")}
 
 
-def source_of(name: str, parts: Mapping[str, Any]) -> Source:
-    """Returns the checked tensors of the parts; raises PlanError that names the part and what is wrong with it."""
+def _tensors(name: str, parts: Mapping[str, Any]) -> Source:
     pairs = {part: _pair(f"data '{name}', {part}", parts[part]) for part in PARTS if parts[part] is not None}
-    classes = class_count(name, {part: y for part, (_, y) in pairs.items()}, parts["classes"])
+    classes = _class_count(name, {part: y for part, (_, y) in pairs.items()}, parts["classes"])
     first = pairs["train"][0]
     for part, (x, _) in pairs.items():
         if x.shape[1:] != first.shape[1:] or x.dtype != first.dtype:
@@ -51,8 +70,55 @@ def source_of(name: str, parts: Mapping[str, Any]) -> Source:
     return Source(pairs["train"], pairs.get("validation"), pairs["test"], classes, scale=scale)
 
 
-def class_count(name: str, labels: Mapping[str, Tensor], classes: Any) -> int:
-    """Returns the number of classes; raises PlanError where a part has a label that training does not know."""
+def _items(name: str, parts: Mapping[str, Any], rule: str, split_seed: int, settings: Mapping[str, Any]) -> ItemData:
+    sets = {part: _dataset(f"data '{name}', {part}", parts[part]) for part in PARTS if parts[part] is not None}
+    known = {part: y for part, dataset in sets.items() if (y := labels_of(dataset)) is not None}
+    if parts["classes"] is None and "train" not in known:
+        raise PlanError(
+            f"data '{name}': the training set has no 'targets', so the number of classes is unknown: "
+            'return a dict with "classes" as well'
+        )
+    classes = _class_count(name, known, parts["classes"])
+    if "validation" in sets:
+        index = {part: (part, torch.arange(_size(dataset))) for part, dataset in sets.items()}
+    else:
+        index = split(_size(sets["train"]), _size(sets["test"]), rule, split_seed)
+    labels = known["train"][index["train"][1]] if "train" in known else None
+    return ItemData(name, {part: (sets[o], i) for part, (o, i) in index.items()}, classes, labels=labels, **settings)
+
+
+def labels_of(dataset: Any) -> Tensor | None:
+    """Returns the labels [n] that a data set lists as `targets` or `labels`, through subsets, or None."""
+    if isinstance(dataset, Subset):
+        labels = labels_of(dataset.dataset)
+        return None if labels is None else labels[list(dataset.indices)]
+    if isinstance(dataset, TensorDataset):
+        return dataset.tensors[1]
+    for key in ("targets", "labels"):
+        try:
+            labels = torch.as_tensor(getattr(dataset, key))
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            continue
+        if labels.dim() == 1 and len(labels) == _size(dataset) and not labels.is_floating_point():
+            return labels.long()
+    return None
+
+
+def _dataset(what: str, given: Any) -> Dataset:
+    if isinstance(given, (tuple, list, TensorDataset)):
+        return TensorDataset(*_pair(what, given))
+    if isinstance(given, IterableDataset) or not (hasattr(given, "__len__") and hasattr(given, "__getitem__")):
+        raise PlanError(f"{what} must be a data set with a length and items by index, not {type(given).__name__}")
+    if _size(given) == 0:
+        raise PlanError(f"{what} is empty")
+    return given
+
+
+def _size(dataset: Any) -> int:
+    return len(dataset)
+
+
+def _class_count(name: str, labels: Mapping[str, Tensor], classes: Any) -> int:
     if classes is not None and (type(classes) is not int or classes < 1):
         raise PlanError(f"data '{name}': classes must be a positive integer, not {classes!r}")
     known = classes if classes is not None else int(labels["train"].max()) + 1
@@ -64,7 +130,7 @@ def class_count(name: str, labels: Mapping[str, Tensor], classes: Any) -> int:
 
 
 def _pair(what: str, given: Any) -> Pair:
-    if isinstance(given, torch.utils.data.TensorDataset):
+    if isinstance(given, TensorDataset):
         given = given.tensors
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise PlanError(f"{what} must be a pair (x, y) of tensors or a data set, not {type(given).__name__}")

@@ -10,7 +10,8 @@ from torch import Tensor
 from pruning import seeds
 from pruning.plan import PlanError
 
-Pair = tuple[Tensor, Tensor]  # x [n, ...] uint8 or float32, y [n] int64
+PARTS = ("train", "validation", "test")
+Pair = tuple[Tensor, Tensor]  # x [n, ...] uint8, float32 or int64; y [n] int64
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,24 @@ def divide(source: Source, rule: str, seed: int = 0) -> Source:
     index = split(len(source.train[1]), len(source.test[1]), rule, seed)
     pairs = {part: (sets[origin][0][i], sets[origin][1][i]) for part, (origin, i) in index.items()}
     return replace(source, train=pairs["train"], validation=pairs["validation"], test=pairs["test"])
+
+
+def check_part(part: str) -> None:
+    """Returns nothing; raises PlanError for a name that is none of the three parts'."""
+    if part not in PARTS:
+        raise PlanError(f"part '{part}' is unknown; allowed: {', '.join(PARTS)}")
+
+
+def class_balanced(labels: Tensor, classes: int, per_class: int, seed: int) -> Tensor:  # labels [n] -> [classes * k]
+    """Returns the indices of `per_class` entries of each class, drawn at random, class by class."""
+    order = torch.randperm(len(labels), generator=seeds.generator(seed, "balanced"))
+    chosen = []
+    for c in range(classes):
+        of_class = order[labels[order] == c]
+        if len(of_class) < per_class:
+            raise PlanError(f"a sample of {per_class} images per class is asked for; class {c} has {len(of_class)}")
+        chosen.append(of_class[:per_class])
+    return torch.cat(chosen)
 
 
 def _draw(n: int, k: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,212 @@
+"""A data set whose items are made one by one (torch.utils.data.Dataset), in worker processes where that is asked for.
+
+Each item's random choices are seeded by (seed, epoch, index), so that a training is the same with any number of
+workers and after any interruption. PRUNE_WORKERS sets the number of worker processes; it changes no result.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pruning import seeds
+from pruning.data.preparation import prepare
+from pruning.data.source import PARTS, Pair, check_part, class_balanced
+from pruning.plan import PlanError
+
+Item = tuple[int, int]  # index, seed
+
+
+class Items(Dataset):
+    """The items of a data set as (x, y) tensors, each made under its own seed; global generators stay as they were."""
+
+    def __init__(self, what: str, dataset: Dataset) -> None:
+        self.what, self.dataset = what, dataset
+
+    def __getitem__(self, item: Item) -> Pair:
+        index, seed = item
+        states = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            given: Any = self.dataset[index]
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        return _pair(f"{self.what}, item {index}", given)
+
+
+class Order(Sampler):
+    """The items of the coming pass, set before each: a loader whose workers live on takes them from here."""
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+class ItemData:
+    """A data set of items; the interface is that of :class:`pruning.data.tensors.TensorData`.
+
+    `parts` holds {part: (data set, indices [n])}, `augmented` what training takes its items from where that is another
+    data set of the same indices: one whose items are transformed at random. `labels` are those of the training part,
+    where they are known without making the items.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Mapping[str, tuple[Dataset, Tensor]],
+        classes: int,
+        *,
+        labels: Tensor | None = None,
+        augmented: Dataset | None = None,
+        augment: str = "default",
+        normalize: str = "default",
+        padding: int = 4,
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.name = name
+        self.classes = classes
+        self.sizes = {part: len(parts[part][1]) for part in PARTS}
+        self._index = {part: index.tolist() for part, (_, index) in parts.items()}
+        self._items = {part: Items(f"data '{name}', {part}", dataset) for part, (dataset, _) in parts.items()}
+        self._items["augmented"] = Items(f"data '{name}', train", augmented or parts["train"][0])
+        self._labels = labels
+        self._device = torch.device(device)
+        self._workers = worker_count(workers)
+        self._loaders: dict[tuple[str, int], tuple[Order, DataLoader]] = {}
+        first = self._stored("train", self._index["train"][:1], 0)[0]
+        self.shape = tuple(first.shape[1:])
+        for part in PARTS:
+            self._check(part, first)
+        scale = 255.0 if first.dtype == torch.uint8 else 1.0
+        self._prepare = prepare(
+            name, first, augment=augment, normalize=normalize, padding=padding, scale=scale, constants=None,
+            default="none", device=self._device,
+        )  # fmt: skip
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Returns the number of training batches in an epoch; the last may be short."""
+        return math.ceil(self.sizes["train"] / batch_size)
+
+    def train_batches(self, batch_size: int, epoch: int, seed: int) -> Iterator[Pair]:
+        """Returns an iterator over the epoch's batches (x [B, ...], y [B] int64), shuffled, their items made anew."""
+        n = self.sizes["train"]
+        order = torch.randperm(n, generator=seeds.generator(seed, "order", epoch)).tolist()
+        indices = [self._index["train"][i] for i in order]
+        draws = self._prepare.draw(n, seed, epoch, self._device)
+        base = seeds.derive(seed, "items", epoch)
+        for step, (x, y) in enumerate(self._load("augmented", indices, batch_size, base)):
+            now = slice(step * batch_size, (step + 1) * batch_size)
+            yield self._prepare.train(x, draws, now), y
+
+    def batches(self, part: str, batch_size: int) -> Iterator[Pair]:
+        """Returns an iterator over a part's batches in fixed order; what is random in items is the same every time."""
+        check_part(part)
+        for x, y in self._load(part, self._index[part], batch_size, 0):
+            yield self._prepare.plain(x), y
+
+    def balanced(self, per_class: int, seed: int) -> Pair:
+        """Returns (x, y) of `per_class` random training items of each class, class by class."""
+        labels = self._labels
+        if labels is None:
+            labels = torch.cat([y.cpu() for _, y in self._load("train", self._index["train"], 256, 0)])
+        chosen = [self._index["train"][i] for i in class_balanced(labels, self.classes, per_class, seed).tolist()]
+        x, y = self._stored("train", chosen, 0)
+        return self._prepare.plain(x.to(self._device)), y.to(self._device)
+
+    def example(self) -> Tensor:
+        """Returns x [1, ...] of the first training item."""
+        return self._prepare.plain(self._stored("train", self._index["train"][:1], 0)[0].to(self._device))
+
+    def _check(self, part: str, first: Tensor) -> None:
+        if not self._index[part]:
+            return
+        x = self._stored(part, self._index[part][:1], 0)[0]
+        what = f"{self._items[part].what}, item {self._index[part][0]}"
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise PlanError(f"{what} has values that are not finite")
+        if x.shape != first.shape or x.dtype != first.dtype:
+            raise PlanError(
+                f"{what} is {list(x.shape[1:])} {x.dtype}, the first of train {list(first.shape[1:])} {first.dtype}"
+            )
+
+    def _stored(self, part: str, indices: list[int], base: int) -> Pair:
+        pairs = [self._items[part][item] for item in _seeded(indices, base)]
+        return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
+
+    def _load(self, part: str, indices: list[int], batch_size: int, base: int) -> Iterator[Pair]:
+        if (part, batch_size) not in self._loaders:
+            order = Order()
+            loader = DataLoader(
+                self._items[part], batch_size, sampler=order, num_workers=self._workers,
+                pin_memory=self._device.type == "cuda", persistent_workers=self._workers > 0,
+                generator=seeds.generator(0, "loader"),
+            )  # fmt: skip
+            self._loaders[part, batch_size] = (order, loader)
+        order, loader = self._loaders[part, batch_size]
+        order.items = _seeded(indices, base)
+        batches = iter(loader)
+        while True:
+            try:
+                x, y = next(batches)
+                if int(y.min()) < 0 or int(y.max()) >= self.classes:
+                    raise PlanError(f"{self._items[part].what}: a label is outside 0 to {self.classes - 1}")
+            except StopIteration:
+                return
+            except Exception as error:
+                # Whoever keeps the error keeps its frames; workers left to the garbage collector would take 5 s to end.
+                traceback.clear_frames(error.__traceback__)
+                del self._loaders[part, batch_size], loader, batches
+                raise _failure(self._items[part].what, error) from error
+            yield x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
+
+
+def worker_count(default: int) -> int:
+    """Returns the number of worker processes that PRUNE_WORKERS asks for, or the default."""
+    text = os.environ.get("PRUNE_WORKERS", str(default))
+    if not text.isdigit():
+        raise PlanError(f"PRUNE_WORKERS takes a number of worker processes from 0, not '{text}'")
+    return int(text)
+
+
+def _failure(what: str, error: Exception) -> PlanError:
+    last = (str(error).strip().splitlines() or [type(error).__name__])[
+        -1
+    ]  # a worker's report ends with the error itself
+    if isinstance(error, PlanError):
+        return PlanError(last.removeprefix("pruning.plan.PlanError: "))
+    return PlanError(f"{what}: an item could not be made: {last}")
+
+
+def _seeded(indices: list[int], base: int) -> list[Item]:
+    # One multiplication in place of one SHA-256 per item: 2^63 times the golden ratio spreads neighbours apart.
+    return [(i, (base + (i + 1) * 0x4F1BBCDCBFA53E0B) % 2**63) for i in indices]
+
+
+def _pair(what: str, given: Any) -> Pair:
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise PlanError(f"{what} must be a pair (x, y), not {type(given).__name__}")
+    try:
+        x, y = torch.as_tensor(given[0]), torch.as_tensor(given[1])
+    except (TypeError, ValueError, RuntimeError):
+        kinds = " and ".join(type(value).__name__ for value in given)
+        raise PlanError(f"{what} must be a tensor or array and an integer label, not {kinds}") from None
+    if y.dim() != 0 or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise PlanError(f"{what}: the label must be one integer, not {list(y.shape)} {y.dtype}")
+    return (x.float() if x.is_floating_point() else x), y.long()
