@@ -128,6 +128,19 @@ def write_code(folder: Path) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what is marked gpu, with the reason, where torch sees no GPU."""
+    if not any(item.get_closest_marker("gpu") for item in items):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of an account of the tests' own, so that they neither read nor write the user's key."""
