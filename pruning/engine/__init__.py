@@ -169,8 +169,8 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
     def make() -> dict[str, Any]:
         session.tell(PhaseStarted(str(job.folder), "prune", 0, 0))
         masks = decide.masks(session, job.setting, network, phase, present)
-        masks.apply(network)
-        return _finish(job, network, masks, _masked(momenta, masks), epochs=0)
+        keeps = decide.put(job.setting, network, phase, masks)
+        return _finish(job, network, masks, _masked(momenta, masks) if keeps else {}, epochs=0)
 
     return make
 

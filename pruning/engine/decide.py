@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from pruning import api
+from pruning import ablations, api
+from pruning.criteria import CRITERIA
 from pruning.engine.session import Session, Setting
 from pruning.masks import Masks, keep_count, prunable
 from pruning.plan import PlanError, Prune
-from pruning.seeds import generator
+from pruning.seeds import derive, generator
+
+SAMPLES_PER_CLASS = 10  # Frankle et al. (2021, section 3)
 
 
 def check(network: nn.Module, phase: Prune, present: Masks | None) -> None:
@@ -33,9 +36,30 @@ def masks(session: Session, setting: Setting, network: nn.Module, phase: Prune, 
         1.0 - phase.sparsity,
         allocation=phase.allocation,
         masks=present,
+        batch=_sample(setting, phase),
         exclude=phase.exclude,
+        rounds=phase.rounds,
+        mode=phase.scoring_mode,
+        ablation=phase.ablation,
         min_per_layer=phase.min_per_layer,
         rates=phase.layer_rates or None,
         generator=generator(setting.train.seed, "scores"),
         tell=session.tell,
     )
+
+
+def put(setting: Setting, network: nn.Module, phase: Prune, masks: Masks) -> bool:
+    """Puts the masks on the network; returns whether it keeps its weights, which the ablation "reinit" draws anew."""
+    if phase.ablation == "reinit":
+        ablations.reinitialize(network, lambda: setting.build(derive(setting.train.seed, "ablation", "reinit")), masks)
+        return False
+    masks.apply(network)
+    return True
+
+
+def _sample(setting: Setting, phase: Prune) -> api.Batch | None:
+    """Returns what the criterion scores: a class-balanced sample of training images, one image for its shape, or none."""
+    needs = CRITERIA[phase.criterion].needs
+    if needs == "labels":
+        return setting.data.balanced(phase.samples_per_class or SAMPLES_PER_CLASS, setting.train.seed)
+    return setting.data.example() if needs == "inputs" else None
