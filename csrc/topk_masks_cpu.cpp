@@ -1,0 +1,489 @@
+// topk_masks on the CPU. A sample of short runs brackets the threshold; one pass over the weights writes the masks, lists
+// what falls strictly inside the bracket and counts what falls on its ends; the threshold is then selected among the
+// listed (or is an end of the bracket, where ties are heavy), and only what is undecided is touched again. Where the
+// sample misled, a radix selection by histograms finds the threshold instead: always exact, a few passes slower.
+
+#include <cmath>
+#include <memory>
+
+#include "classify.h"
+#include "parallel.h"
+
+namespace prune {
+namespace {
+
+constexpr int64_t kBlock = 1 << 16;      // candidates per block of a list
+constexpr int64_t kRun = 16;             // elements per sampled run: a cache line of floats
+constexpr int64_t kWholly = 4096;        // groups up to this size are listed wholly instead of sampled
+constexpr int64_t kPiece = 4096;         // elements gathered at a time where memory is strided
+constexpr int kBins = 2048;
+
+struct Chunk {  // of one tensor; no chunk crosses tensors
+  int64_t tensor, begin, n;
+};
+
+template <class Rank>
+constexpr int64_t kChunk = 1 << 16;
+
+using Classify32 = bool (*)(const Piece<int32_t>&, Bracket<int32_t>, Candidate<int32_t>*, int64_t, Tally&);
+
+bool classify_scalar32(const Piece<int32_t>& p, Bracket<int32_t> b, Candidate<int32_t>* list, int64_t room, Tally& t) {
+  return classify_plain(p, b, list, room, t);
+}
+
+#if PRUNE_X86
+template <bool kMagnitude>
+Classify32 vector_kernel(ScalarType type) {
+  const bool wide = isa() == Isa::avx512;
+  switch (type) {
+    case ScalarType::Float:
+      return wide ? classify512<ScalarType::Float, kMagnitude> : classify256<ScalarType::Float, kMagnitude>;
+    case ScalarType::BFloat16:
+      return wide ? classify512<ScalarType::BFloat16, kMagnitude> : classify256<ScalarType::BFloat16, kMagnitude>;
+    case ScalarType::Half:
+      return wide ? classify512<ScalarType::Half, kMagnitude> : classify256<ScalarType::Half, kMagnitude>;
+    default:
+      return wide ? classify512<ScalarType::Undefined, kMagnitude> : classify256<ScalarType::Undefined, kMagnitude>;
+  }
+}
+#endif
+
+bool classify(const Piece<int32_t>& p, Bracket<int32_t> b, Candidate<int32_t>* list, int64_t room, Tally& t) {
+#if PRUNE_X86
+  if (isa() != Isa::scalar) return (p.magnitude ? vector_kernel<true> : vector_kernel<false>)(p.type)(p, b, list, room, t);
+#endif
+  return classify_scalar32(p, b, list, room, t);
+}
+
+bool classify(const Piece<int64_t>& p, Bracket<int64_t> b, Candidate<int64_t>* list, int64_t room, Tally& t) {
+  return classify_plain(p, b, list, room, t);
+}
+
+template <class Rank>
+Rank largest(std::vector<Rank>& ranks, int64_t k) {  // the k-th, 1-based; reorders
+  std::nth_element(ranks.begin(), ranks.begin() + (k - 1), ranks.end(), std::greater<Rank>());
+  return ranks[k - 1];
+}
+
+template <class Rank>
+class Selection {  // one ranking over a group of tensors
+  using Bits = std::make_unsigned_t<Rank>;
+  struct List {
+    int64_t block = -1, first = 0, n = 0;
+  };
+  struct Arena {  // one thread's blocks of candidates
+    int64_t block = -1, used = 0;
+  };
+
+ public:
+  Selection(const std::vector<View>& x, const std::vector<View>& alive, const std::vector<View>& out, bool magnitude,
+            int64_t first, int64_t last, int64_t keep, int64_t* kept, int64_t threads)
+      : x_(x), alive_(alive), out_(out), magnitude_(magnitude), keep_(keep), kept_(kept), threads_(threads) {
+    for (int64_t t = first; t < last; ++t) {
+      kept_[t] = 0;
+      for (int64_t i = 0; i < x[t].numel; i += kChunk<Rank>) {
+        chunks_.push_back({t, i, std::min(kChunk<Rank>, x[t].numel - i)});
+        starts_.push_back(total_);
+        total_ += chunks_.back().n;
+      }
+    }
+    counts_.resize(chunks_.size());
+    living_ = alive.empty() ? total_ : count_alive();
+  }
+
+  void run() {
+    if (keep_ == 0 || keep_ >= living_) {  // nothing, or all that is alive
+      const Rank at_least = keep_ == 0 ? std::numeric_limits<Rank>::max() - 1 : kNan<Rank>;
+      each([&](int64_t c) { rewrite(c, at_least, keep_ == 0 ? 0 : chunks_[c].n); });
+    } else if (!bracketed()) {
+      const Rank threshold = radix();
+      each([&](int64_t c) { counts_[c] = tally(c, threshold); });
+      int64_t above = 0;
+      for (const Tally& t : counts_) above += t.above;
+      keep_first_at_hi(threshold, keep_ - above);
+    }
+    for (size_t c = 0; c < chunks_.size(); ++c) kept_[chunks_[c].tensor] += counts_[c].above;
+  }
+
+ private:
+  template <class Work>
+  void each(const Work& work) {
+    share(chunks_.size(), threads_, [&](int64_t c, int64_t) { work(c); });
+  }
+
+  // Calls body(piece) for the pieces of a chunk; strided memory passes through contiguous scratch.
+  template <class Body>
+  bool pieces(int64_t c, const Body& body) const {
+    const Chunk& k = chunks_[c];
+    const View &x = x_[k.tensor], &m = out_[k.tensor];
+    const View* a = alive_.empty() ? nullptr : &alive_[k.tensor];
+    const int64_t size = x.type == ScalarType::Double ? 8 : x.type == ScalarType::Float ? 4 : 2;
+    if (x.flat && m.flat && (a == nullptr || a->flat))
+      return body(Piece<Rank>{x.data + k.begin * size, a == nullptr ? nullptr : a->data + k.begin, m.data + k.begin, k.n, 0,
+                              x.type, magnitude_});
+    std::vector<Rank> ranks(std::min(kPiece, k.n));
+    std::vector<char> masks(ranks.size());
+    for (int64_t i = 0; i < k.n; i += kPiece) {
+      const int64_t n = std::min(kPiece, k.n - i);
+      for (int64_t j = 0; j < n; ++j) {
+        ranks[j] = rank_of<Rank>(x.data, x.offset(k.begin + i + j), x.type, magnitude_);
+        if (a != nullptr && a->data[a->offset(k.begin + i + j)] == 0) ranks[j] = kDead<Rank>;
+      }
+      if (!body(Piece<Rank>{reinterpret_cast<char*>(ranks.data()), nullptr, masks.data(), n, static_cast<uint32_t>(i),
+                            ScalarType::Undefined, magnitude_}))
+        return false;
+      for (int64_t j = 0; j < n; ++j) m.data[m.offset(k.begin + i + j)] = masks[j];
+    }
+    return true;
+  }
+
+  int64_t count_alive() {
+    std::vector<int64_t> living(chunks_.size());
+    each([&](int64_t c) {
+      const Chunk& k = chunks_[c];
+      const View& a = alive_[k.tensor];
+      for (int64_t i = k.begin; i < k.begin + k.n; ++i) living[c] += a.data[a.offset(i)] != 0;
+    });
+    int64_t sum = 0;
+    for (int64_t n : living) sum += n;
+    return sum;
+  }
+
+  // Writes rank > threshold, and the first `quota` of those equal to it; counts_[c].above becomes what the mask keeps.
+  void rewrite(int64_t c, Rank threshold, int64_t quota) {
+    int64_t left = quota, kept = 0;
+    pieces(c, [&](const Piece<Rank>& p) {
+      const Rank at_least = left == 0 ? threshold + 1 : threshold;
+      Tally t;
+      classify(p, {static_cast<Rank>(at_least - 1), at_least}, nullptr, 0, t);
+      kept += t.above;
+      if (left == 0 || left >= t.at_hi) {
+        left -= left == 0 ? 0 : t.at_hi;
+        kept += t.at_hi;
+      } else {
+        for (int64_t i = 0; i < p.n; ++i) {
+          if (p.mask[i] == 0 || rank(p, i) != threshold) continue;
+          if (left > 0) {
+            --left;
+            ++kept;
+          } else {
+            p.mask[i] = 0;
+          }
+        }
+      }
+      return true;
+    });
+    counts_[c].above = kept;
+  }
+
+  static Rank rank(const Piece<Rank>& p, int64_t i) {
+    Rank r;
+    if (p.type == ScalarType::Undefined)
+      std::memcpy(&r, p.x + i * sizeof(Rank), sizeof(Rank));
+    else
+      r = rank_of<Rank>(p.x, i, p.type, p.magnitude);
+    return p.alive != nullptr && p.alive[i] == 0 ? kDead<Rank> : r;
+  }
+
+  Tally tally(int64_t c, Rank at) {
+    Tally t;
+    pieces(c, [&](const Piece<Rank>& p) { return classify(p, {static_cast<Rank>(at - 1), at}, nullptr, 0, t); });
+    return t;
+  }
+
+  // Shares `quota` among the chunks in order, at most at(tally) to each, and has every chunk decided.
+  template <class At, class Decide>
+  void settle(int64_t quota, const At& at, const Decide& decide) {
+    std::vector<int64_t> quotas(chunks_.size());
+    for (size_t c = 0; c < chunks_.size(); ++c) {
+      quotas[c] = std::min(quota, at(counts_[c]));
+      quota -= quotas[c];
+    }
+    each([&](int64_t c) { decide(c, quotas[c]); });
+  }
+
+  void keep_first_at_hi(Rank hi, int64_t quota) {  // the masks hold all that rank at or above hi
+    settle(quota, [](const Tally& t) { return t.at_hi; }, [&](int64_t c, int64_t mine) {
+      if (mine == counts_[c].at_hi)
+        counts_[c].above += mine;
+      else
+        rewrite(c, hi, mine);
+    });
+  }
+
+  bool bracketed() {
+    const Bracket<Rank> b = bracket();
+    const int64_t most = (8 << 20) / 3 * 2 / static_cast<int64_t>(sizeof(Candidate<Rank>)) + total_ / 400;
+    blocks_.resize(std::max<int64_t>(threads_, most / kBlock));
+    std::vector<Arena> arenas(threads_);
+    std::atomic<int64_t> taken{0};
+    std::atomic<bool> full{false};
+    lists_.resize(chunks_.size());
+    const int64_t room = std::min<int64_t>(kBlock, total_);
+    share(chunks_.size(), threads_, [&](int64_t c, int64_t thread) {
+      Arena& arena = arenas[thread];
+      for (int attempt = 0; attempt < 2 && !full; ++attempt) {
+        if (arena.block >= 0) {
+          Candidate<Rank>* list = blocks_[arena.block].get() + arena.used;
+          Tally t;
+          if (pieces(c, [&](const Piece<Rank>& p) { return classify(p, b, list, room - arena.used, t); })) {
+            lists_[c] = {arena.block, arena.used, t.inside};
+            arena.used += t.inside;
+            counts_[c] = t;
+            return;
+          }
+        }
+        const int64_t block = taken++;
+        if (block >= static_cast<int64_t>(blocks_.size())) {
+          full = true;
+          return;
+        }
+        blocks_[block].reset(new Candidate<Rank>[room]);
+        arena = {block, 0};
+      }
+    });
+    if (full) return false;
+    Tally all;
+    for (const Tally& t : counts_) {
+      all.above += t.above;
+      all.at_hi += t.at_hi;
+      all.inside += t.inside;
+      all.at_lo += t.at_lo;
+    }
+    if (keep_ <= all.above) return false;
+    if (keep_ <= all.above + all.at_hi) {
+      keep_first_at_hi(b.hi, keep_ - all.above);
+      return true;
+    }
+    const int64_t rest = keep_ - all.above - all.at_hi;
+    if (rest <= all.inside) {
+      among_listed(b, rest, all.inside);
+      return true;
+    }
+    if (rest > all.inside + all.at_lo) return false;
+    settle(rest - all.inside, [](const Tally& t) { return t.at_lo; }, [&](int64_t c, int64_t mine) {
+      if (mine == 0)
+        fix(c, b.lo, 0);
+      else
+        rewrite(c, b.lo, mine);
+    });
+    return true;
+  }
+
+  const Candidate<Rank>* list(int64_t c) const { return blocks_[lists_[c].block].get() + lists_[c].first; }
+
+  // Decides a chunk's listed entries: above the threshold, or among the first `quota` at it.
+  void fix(int64_t c, Rank threshold, int64_t quota) {
+    const Chunk& k = chunks_[c];
+    const View& m = out_[k.tensor];
+    int64_t kept = counts_[c].above + counts_[c].at_hi;
+    const Candidate<Rank>* entries = lists_[c].n == 0 ? nullptr : list(c);
+    for (int64_t i = 0; i < lists_[c].n; ++i) {
+      const bool keep = entries[i].rank > threshold || (entries[i].rank == threshold && quota-- > 0);
+      kept += keep;
+      m.data[m.offset(k.begin + entries[i].index)] = keep;
+    }
+    counts_[c].above = kept;
+  }
+
+  void among_listed(Bracket<Rank> b, int64_t keep, int64_t total) {
+    const Bits span = static_cast<Bits>(b.hi) - static_cast<Bits>(b.lo);
+    int shift = 0;
+    while (span >> shift >= kBins) ++shift;
+    const auto bin_of = [&](Rank r) { return (static_cast<Bits>(r) - static_cast<Bits>(b.lo)) >> shift; };
+    std::vector<Rank> close;
+    int64_t above = 0;
+    if (total > kWholly) {
+      std::vector<int64_t> bins(kBins);
+      each_listed([&](Rank r) { ++bins[bin_of(r)]; });
+      Bits bin = kBins - 1;
+      while (above + bins[bin] < keep) above += bins[bin--];
+      close.reserve(bins[bin]);
+      each_listed([&](Rank r) {
+        if (bin_of(r) == bin) close.push_back(r);
+      });
+    } else {
+      close.reserve(total);
+      each_listed([&](Rank r) { close.push_back(r); });
+    }
+    const Rank threshold = largest(close, keep - above);
+    std::vector<int64_t> quotas(chunks_.size());
+    int64_t quota = keep - above;
+    for (Rank r : close) quota -= r > threshold;
+    for (size_t c = 0; c < chunks_.size(); ++c) {
+      int64_t at = 0;
+      for (int64_t i = 0; i < lists_[c].n; ++i) at += list(c)[i].rank == threshold;
+      quotas[c] = std::min(quota, at);
+      quota -= quotas[c];
+    }
+    each([&](int64_t c) { fix(c, threshold, quotas[c]); });
+  }
+
+  template <class Work>
+  void each_listed(const Work& work) const {
+    for (size_t c = 0; c < chunks_.size(); ++c)
+      for (int64_t i = 0; i < lists_[c].n; ++i) work(list(c)[i].rank);
+  }
+
+  Rank rank_at(int64_t chunk, int64_t i) const {
+    const Chunk& k = chunks_[chunk];
+    const View& x = x_[k.tensor];
+    if (!alive_.empty() && alive_[k.tensor].data[alive_[k.tensor].offset(k.begin + i)] == 0) return kDead<Rank>;
+    return rank_of<Rank>(x.data, x.offset(k.begin + i), x.type, magnitude_);
+  }
+
+  // Runs of 16 neighbours, one at a fixed pseudo-random place in each of equal strata, tell where the threshold lies and,
+  // by how much runs differ from each other, how sure that is; the bracket spans six standard deviations either side.
+  Bracket<Rank> bracket() const {
+    const Bracket<Rank> everything{kDead<Rank>, std::numeric_limits<Rank>::max()};
+    if (total_ <= kWholly) return everything;
+    const int64_t runs = static_cast<int64_t>(std::pow(1.5 * static_cast<double>(total_), 2.0 / 3.0)) / kRun + 1;
+    const int64_t stratum = total_ / runs;
+    std::vector<Rank> sample(runs * kRun, kDead<Rank>);
+    share((runs + 255) / 256, std::min<int64_t>(threads_, runs / 1024 + 1), [&](int64_t unit, int64_t) {
+      size_t chunk = std::upper_bound(starts_.begin(), starts_.end(), unit * 256 * stratum) - starts_.begin() - 1;
+      for (int64_t s = unit * 256; s < std::min(runs, unit * 256 + 256); ++s) {
+        const uint64_t hash = (static_cast<uint64_t>(s) + 1) * 0x9e3779b97f4a7c15ull;
+        const int64_t at = s * stratum + static_cast<int64_t>((hash >> 32) % static_cast<uint64_t>(std::max<int64_t>(stratum / kRun, 1))) * kRun;
+        for (int64_t j = 0; j < kRun && at + j < total_; ++j) {
+          while (chunk + 1 < starts_.size() && starts_[chunk + 1] <= at + j) ++chunk;
+          sample[s * kRun + j] = rank_at(chunk, at + j - starts_[chunk]);
+        }
+      }
+    });
+    std::vector<Rank> sorted;
+    sorted.reserve(sample.size());
+    for (Rank r : sample)
+      if (r != kDead<Rank>) sorted.push_back(r);
+    const int64_t n = sorted.size();
+    const double share_kept = static_cast<double>(keep_) / static_cast<double>(living_);
+    const int64_t middle = std::clamp<int64_t>(static_cast<int64_t>(share_kept * static_cast<double>(n)), 1, n);
+    if (n == 0) return everything;
+    const Rank guess = largest(sorted, middle);
+    int64_t over = 0, at = 0;
+    for (Rank r : sorted) {
+      over += r > guess;
+      at += r == guess;
+    }
+    const double tied = static_cast<double>(middle - over) / static_cast<double>(at);  // the share of ties to count
+    double variance = 0;
+    for (int64_t s = 0; s < runs; ++s) {
+      double excess = 0;
+      for (int64_t j = 0; j < kRun; ++j) {
+        const Rank r = sample[s * kRun + j];
+        if (r != kDead<Rank>) excess += (r > guess ? 1.0 : r == guess ? tied : 0.0) - share_kept;
+      }
+      variance += excess * excess;
+    }
+    const int64_t width = static_cast<int64_t>(6 * std::sqrt(variance)) + 8;
+    Bracket<Rank> b = everything;
+    if (middle + width <= n) {
+      std::nth_element(sorted.begin() + (middle - 1), sorted.begin() + (middle + width - 1), sorted.end(), std::greater<Rank>());
+      b.lo = sorted[middle + width - 1];
+    }
+    if (middle - width >= 1) {
+      std::nth_element(sorted.begin(), sorted.begin() + (middle - width - 1), sorted.begin() + (middle - 1), std::greater<Rank>());
+      b.hi = sorted[middle - width - 1];
+    }
+    if (b.lo == b.hi) b.lo = b.hi - 1;  // one value holds the whole bracket: its ties are counted, nothing is listed
+    return b;
+  }
+
+  // The keep-th largest rank, eleven bits at a time.
+  Rank radix() {
+    constexpr int kBits = 8 * sizeof(Rank);
+    constexpr Bits kFlip = Bits{1} << (kBits - 1);
+    Bits prefix = 0;
+    int64_t keep = keep_;
+    for (int left = kBits; left > 0;) {
+      const int take = std::min(11, left), shift = left - take;
+      std::vector<std::vector<int64_t>> bins(threads_, std::vector<int64_t>(kBins));
+      share(chunks_.size(), threads_, [&](int64_t c, int64_t thread) {
+        for (int64_t i = 0; i < chunks_[c].n; ++i) {
+          const Rank r = rank_at(c, i);
+          const Bits bits = static_cast<Bits>(r) ^ kFlip;
+          if (r != kDead<Rank> && (left == kBits || bits >> left == prefix)) ++bins[thread][bits >> shift & ((1 << take) - 1)];
+        }
+      });
+      int64_t bin = (1 << take) - 1;
+      for (;; --bin) {
+        int64_t here = 0;
+        for (const auto& counted : bins) here += counted[bin];
+        if (here >= keep) break;
+        keep -= here;
+      }
+      prefix = prefix << take | static_cast<Bits>(bin);
+      left = shift;
+    }
+    return static_cast<Rank>(prefix ^ kFlip);
+  }
+
+  const std::vector<View>&x_, &alive_, &out_;
+  const bool magnitude_;
+  const int64_t keep_;
+  int64_t* const kept_;
+  const int64_t threads_;
+  std::vector<Chunk> chunks_;
+  std::vector<int64_t> starts_;  // of the chunks in the group's flat order
+  std::vector<Tally> counts_;    // `above` ends as what the chunk's mask keeps
+  std::vector<List> lists_;
+  std::vector<std::unique_ptr<Candidate<Rank>[]>> blocks_;
+  int64_t total_ = 0, living_ = 0;
+};
+
+}  // namespace
+
+Tensor topk_masks_cpu(const std::vector<Tensor>& tensors, const std::vector<int64_t>& keep, bool magnitude,
+                      const std::vector<Tensor>& alive, const std::vector<Tensor>& out) {
+  const std::vector<View> x = views(tensors), a = views(alive), m = views(out);
+  const int64_t n = static_cast<int64_t>(x.size());
+  STD_TORCH_CHECK(m.size() == x.size() && (a.empty() || a.size() == x.size()), "topk_masks: lists of unlike lengths");
+  for (int64_t t = 0; t < n; ++t) {
+    STD_TORCH_CHECK(is_float(x[t].type), "topk_masks: tensors[", t, "] is no floating-point tensor");
+    STD_TORCH_CHECK(m[t].type == ScalarType::Bool && same_shape(m[t], x[t]), "topk_masks: out[", t, "] does not fit");
+    STD_TORCH_CHECK(a.empty() || (a[t].type == ScalarType::Bool && same_shape(a[t], x[t])), "topk_masks: alive[", t, "] does not fit");
+    STD_TORCH_CHECK(tensors[t].is_cpu() && out[t].is_cpu() && (a.empty() || alive[t].is_cpu()), "topk_masks: several devices");
+  }
+  const bool alone = n == 1 || keep.size() != 1;
+  STD_TORCH_CHECK(static_cast<int64_t>(keep.size()) == (alone ? n : 1), "topk_masks: keep has ", keep.size(), " counts for ", n, " tensors");
+  Tensor counts = torch::stable::empty({n}, ScalarType::Long);
+  int64_t* kept = counts.mutable_data_ptr<int64_t>();
+
+  struct Group {
+    int64_t first, last, elements;
+  };
+  std::vector<Group> groups;
+  for (int64_t t = 0; t < n; ++t) {
+    if (alone || t == 0) groups.push_back({t, t, 0});
+    groups.back().last = t + 1;
+    groups.back().elements += x[t].numel;
+  }
+  for (size_t g = 0; g < groups.size(); ++g)
+    STD_TORCH_CHECK(keep[g] >= 0 && keep[g] <= groups[g].elements, "topk_masks: keep is ", keep[g], " of ", groups[g].elements);
+  const auto select = [&](int64_t g, int64_t threads) {
+    const Group& group = groups[g];
+    bool wide = false;
+    for (int64_t t = group.first; t < group.last; ++t) wide |= x[t].type == ScalarType::Double;
+    if (wide)
+      Selection<int64_t>(x, a, m, magnitude, group.first, group.last, keep[g], kept, threads).run();
+    else
+      Selection<int32_t>(x, a, m, magnitude, group.first, group.last, keep[g], kept, threads).run();
+  };
+  constexpr int64_t kEach = 1 << 15;  // elements that are worth another thread
+  std::vector<int64_t> small;
+  int64_t elements = 0;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    if (groups[g].elements > 16 * kEach || groups.size() == 1) {
+      select(g, threads_for(groups[g].elements, kEach));
+    } else {
+      small.push_back(g);
+      elements += groups[g].elements;
+    }
+  }
+  share(small.size(), threads_for(elements, kEach), [&](int64_t i, int64_t) { select(small[i], 1); });
+  return counts;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(prune, CPU, m) { m.impl("topk_masks", TORCH_BOX(&topk_masks_cpu)); }
+
+}  // namespace prune
