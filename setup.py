@@ -79,7 +79,15 @@ def extensions() -> tuple[list[Extension], dict[str, str], list[str]]:
         return [], {}, [f"no C++ compiler ({compiler or 'g++, clang++ or c++'})"]
 
     built = {"torch": torch.__version__, "compiler": version(compiler.split()[0]), "nvcc": "", "archs": ""}
-    flags = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", STABLE, *os.environ.get("PRUNE_CXXFLAGS", "").split()]
+    flags = [
+        "-O3",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-Wextra",
+        "-Wno-maybe-uninitialized",
+        STABLE,
+        *os.environ.get("PRUNE_CXXFLAGS", "").split(),
+    ]
     links = os.environ.get("PRUNE_LDFLAGS", "").split()
     libraries = {
         "include_dirs": [*cpp_extension.include_paths(), str(HERE / "csrc")],
@@ -100,10 +108,11 @@ def extensions() -> tuple[list[Extension], dict[str, str], list[str]]:
         cpp_extension.CUDA_HOME = str(home)
         os.environ["TORCH_CUDA_ARCH_LIST"] = built["archs"]
         runtime = next((p for p in (home / "lib64", home / "lib") if (p / "libcudart_static.a").exists()), None)
+        cudart = ["cudart_static", "rt", "dl"] if runtime else ["cudart"]
         torch_cuda = [] if not list(Path(torch.__file__).parent.glob("lib/libtorch_cuda.*")) else ["torch_cuda"]
         cuda = Extension(
             "pruning._cuda", sorted(str(p.relative_to(HERE)) for p in HERE.glob("csrc/*.cu")), language="c++",
-            libraries=[*torch_cuda, "c10", "torch", "torch_cpu", *(["cudart_static", "rt", "dl"] if runtime else ["cudart"])],
+            libraries=[*torch_cuda, "c10", "torch", "torch_cpu", *cudart],
             extra_compile_args={"nvcc": ["-O3", "-std=c++20", STABLE, "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden"]},
             **libraries,
         )  # fmt: skip

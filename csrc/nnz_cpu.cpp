@@ -91,6 +91,7 @@ Tensor nnz_cpu(const std::vector<Tensor>& tensors) {
   for (size_t t = 0; t < all.size(); ++t) {
     STD_TORCH_CHECK(is_float(all[t].type) || all[t].type == ScalarType::Bool || all[t].type == ScalarType::Byte,
                     "nnz: tensors[", t, "] has a dtype that cannot be counted");
+    STD_TORCH_CHECK(tensors[t].is_cpu(), "nnz: several devices");
     const int64_t chunk = kChunkBytes / size_of(all[t].type);
     bytes += all[t].numel * size_of(all[t].type);
     for (int64_t i = 0; i < all[t].numel; i += chunk)

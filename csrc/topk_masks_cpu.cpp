@@ -17,6 +17,7 @@ constexpr int64_t kRun = 16;             // elements per sampled run: a cache li
 constexpr int64_t kWholly = 4096;        // groups up to this size are listed wholly instead of sampled
 constexpr int64_t kPiece = 4096;         // elements gathered at a time where memory is strided
 constexpr int kBins = 2048;
+constexpr double kSigmas = 5;             // of the sample's error, either side: misses once in 10^6 selections
 
 struct Chunk {  // of one tensor; no chunk crosses tensors
   int64_t tensor, begin, n;
@@ -59,11 +60,43 @@ bool classify(const Piece<int64_t>& p, Bracket<int64_t> b, Candidate<int64_t>* l
   return classify_plain(p, b, list, room, t);
 }
 
+int64_t size_of(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
+
 template <class Rank>
 Rank largest(std::vector<Rank>& ranks, int64_t k) {  // the k-th, 1-based; reorders
   std::nth_element(ranks.begin(), ranks.begin() + (k - 1), ranks.end(), std::greater<Rank>());
   return ranks[k - 1];
 }
+
+template <class Rank>
+class Ordered {  // order statistics of what is alive among ranks: one histogram of their leading bits, then a small part
+  using Bits = std::make_unsigned_t<Rank>;
+  static constexpr int kShift = 8 * sizeof(Rank) - 12;
+
+ public:
+  explicit Ordered(const std::vector<Rank>& ranks) : ranks_(ranks), bins_(1 << 12) {
+    for (Rank r : ranks) ++bins_[bin(r)];
+    for (int64_t count : bins_) living_ += count;
+    for (Rank r : ranks) living_ -= r == kDead<Rank>;
+  }
+  int64_t size() const { return living_; }
+  Rank largest(int64_t k) const {  // the k-th, 1 <= k <= size()
+    size_t at = bins_.size() - 1;
+    while (bins_[at] < k) k -= bins_[at--];
+    std::vector<Rank> close;
+    close.reserve(bins_[at]);
+    for (Rank r : ranks_)
+      if (bin(r) == at) close.push_back(r);
+    return prune::largest(close, k);
+  }
+
+ private:
+  static size_t bin(Rank r) { return (static_cast<Bits>(r) ^ Bits{1} << (8 * sizeof(Rank) - 1)) >> kShift; }
+
+  const std::vector<Rank>& ranks_;
+  std::vector<int64_t> bins_;
+  int64_t living_ = 0;
+};
 
 template <class Rank>
 class Selection {  // one ranking over a group of tensors
@@ -117,7 +150,7 @@ class Selection {  // one ranking over a group of tensors
     const Chunk& k = chunks_[c];
     const View &x = x_[k.tensor], &m = out_[k.tensor];
     const View* a = alive_.empty() ? nullptr : &alive_[k.tensor];
-    const int64_t size = x.type == ScalarType::Double ? 8 : x.type == ScalarType::Float ? 4 : 2;
+    const int64_t size = size_of(x.type);
     if (x.flat && m.flat && (a == nullptr || a->flat))
       return body(Piece<Rank>{x.data + k.begin * size, a == nullptr ? nullptr : a->data + k.begin, m.data + k.begin, k.n, 0,
                               x.type, magnitude_});
@@ -211,25 +244,37 @@ class Selection {  // one ranking over a group of tensors
     });
   }
 
+  struct Bins {  // histogram of listed ranks over the bracket
+    int shift = 0;
+    Rank lo;
+    explicit Bins(Bracket<Rank> b) : lo(b.lo) {
+      while ((static_cast<Bits>(b.hi) - static_cast<Bits>(b.lo)) >> shift >= kBins) ++shift;
+    }
+    size_t of(Rank r) const { return (static_cast<Bits>(r) - static_cast<Bits>(lo)) >> shift; }
+  };
+
   bool bracketed() {
     const Bracket<Rank> b = bracket();
+    const Bins bins(b);
     const int64_t most = (8 << 20) / 3 * 2 / static_cast<int64_t>(sizeof(Candidate<Rank>)) + total_ / 400;
     blocks_.resize(std::max<int64_t>(threads_, most / kBlock));
     std::vector<Arena> arenas(threads_);
+    std::vector<std::vector<int64_t>> listed(threads_, std::vector<int64_t>(kBins));
     std::atomic<int64_t> taken{0};
     std::atomic<bool> full{false};
     lists_.resize(chunks_.size());
     const int64_t room = std::min<int64_t>(kBlock, total_);
     share(chunks_.size(), threads_, [&](int64_t c, int64_t thread) {
       Arena& arena = arenas[thread];
-      for (int attempt = 0; attempt < 2 && !full; ++attempt) {
+      for (int64_t attempt = 0; attempt < 2 && !full; ++attempt) {
         if (arena.block >= 0) {
-          Candidate<Rank>* list = blocks_[arena.block].get() + arena.used;
+          Candidate<Rank>* entries = blocks_[arena.block].get() + arena.used;
           Tally t;
-          if (pieces(c, [&](const Piece<Rank>& p) { return classify(p, b, list, room - arena.used, t); })) {
+          if (pieces(c, [&](const Piece<Rank>& p) { return classify(p, b, entries, room - arena.used, t); })) {
             lists_[c] = {arena.block, arena.used, t.inside};
             arena.used += t.inside;
             counts_[c] = t;
+            for (int64_t i = 0; i < t.inside; ++i) ++listed[thread][bins.of(entries[i].rank)];
             return;
           }
         }
@@ -257,7 +302,9 @@ class Selection {  // one ranking over a group of tensors
     }
     const int64_t rest = keep_ - all.above - all.at_hi;
     if (rest <= all.inside) {
-      among_listed(b, rest, all.inside);
+      for (int64_t t = 1; t < threads_; ++t)
+        for (int i = 0; i < kBins; ++i) listed[0][i] += listed[t][i];
+      among_listed(bins, listed[0], rest);
       return true;
     }
     if (rest > all.inside + all.at_lo) return false;
@@ -279,6 +326,7 @@ class Selection {  // one ranking over a group of tensors
     int64_t kept = counts_[c].above + counts_[c].at_hi;
     const Candidate<Rank>* entries = lists_[c].n == 0 ? nullptr : list(c);
     for (int64_t i = 0; i < lists_[c].n; ++i) {
+      if (m.flat && i + 16 < lists_[c].n) __builtin_prefetch(m.data + k.begin + entries[i + 16].index, 1);
       const bool keep = entries[i].rank > threshold || (entries[i].rank == threshold && quota-- > 0);
       kept += keep;
       m.data[m.offset(k.begin + entries[i].index)] = keep;
@@ -286,26 +334,15 @@ class Selection {  // one ranking over a group of tensors
     counts_[c].above = kept;
   }
 
-  void among_listed(Bracket<Rank> b, int64_t keep, int64_t total) {
-    const Bits span = static_cast<Bits>(b.hi) - static_cast<Bits>(b.lo);
-    int shift = 0;
-    while (span >> shift >= kBins) ++shift;
-    const auto bin_of = [&](Rank r) { return (static_cast<Bits>(r) - static_cast<Bits>(b.lo)) >> shift; };
-    std::vector<Rank> close;
+  void among_listed(const Bins& bins, const std::vector<int64_t>& listed, int64_t keep) {
     int64_t above = 0;
-    if (total > kWholly) {
-      std::vector<int64_t> bins(kBins);
-      each_listed([&](Rank r) { ++bins[bin_of(r)]; });
-      Bits bin = kBins - 1;
-      while (above + bins[bin] < keep) above += bins[bin--];
-      close.reserve(bins[bin]);
-      each_listed([&](Rank r) {
-        if (bin_of(r) == bin) close.push_back(r);
-      });
-    } else {
-      close.reserve(total);
-      each_listed([&](Rank r) { close.push_back(r); });
-    }
+    size_t bin = kBins - 1;
+    while (above + listed[bin] < keep) above += listed[bin--];
+    std::vector<Rank> close;
+    close.reserve(listed[bin]);
+    for (size_t c = 0; c < chunks_.size(); ++c)
+      for (int64_t i = 0; i < lists_[c].n; ++i)
+        if (const Rank r = list(c)[i].rank; bins.of(r) == bin) close.push_back(r);
     const Rank threshold = largest(close, keep - above);
     std::vector<int64_t> quotas(chunks_.size());
     int64_t quota = keep - above;
@@ -319,12 +356,6 @@ class Selection {  // one ranking over a group of tensors
     each([&](int64_t c) { fix(c, threshold, quotas[c]); });
   }
 
-  template <class Work>
-  void each_listed(const Work& work) const {
-    for (size_t c = 0; c < chunks_.size(); ++c)
-      for (int64_t i = 0; i < lists_[c].n; ++i) work(list(c)[i].rank);
-  }
-
   Rank rank_at(int64_t chunk, int64_t i) const {
     const Chunk& k = chunks_[chunk];
     const View& x = x_[k.tensor];
@@ -333,60 +364,76 @@ class Selection {  // one ranking over a group of tensors
   }
 
   // Runs of 16 neighbours, one at a fixed pseudo-random place in each of equal strata, tell where the threshold lies and,
-  // by how much runs differ from each other, how sure that is; the bracket spans six standard deviations either side.
+  // by how much each differs from the run before it, how sure that is: neighbouring weights are alike, so the spread must
+  // be that of runs; layers differ, but strata keep to their layers, so only the spread between neighbouring strata counts.
   Bracket<Rank> bracket() const {
     const Bracket<Rank> everything{kDead<Rank>, std::numeric_limits<Rank>::max()};
     if (total_ <= kWholly) return everything;
     const int64_t runs = static_cast<int64_t>(std::pow(1.5 * static_cast<double>(total_), 2.0 / 3.0)) / kRun + 1;
     const int64_t stratum = total_ / runs;
     std::vector<Rank> sample(runs * kRun, kDead<Rank>);
-    share((runs + 255) / 256, std::min<int64_t>(threads_, runs / 1024 + 1), [&](int64_t unit, int64_t) {
-      size_t chunk = std::upper_bound(starts_.begin(), starts_.end(), unit * 256 * stratum) - starts_.begin() - 1;
-      for (int64_t s = unit * 256; s < std::min(runs, unit * 256 + 256); ++s) {
-        const uint64_t hash = (static_cast<uint64_t>(s) + 1) * 0x9e3779b97f4a7c15ull;
-        const int64_t at = s * stratum + static_cast<int64_t>((hash >> 32) % static_cast<uint64_t>(std::max<int64_t>(stratum / kRun, 1))) * kRun;
-        for (int64_t j = 0; j < kRun && at + j < total_; ++j) {
-          while (chunk + 1 < starts_.size() && starts_[chunk + 1] <= at + j) ++chunk;
-          sample[s * kRun + j] = rank_at(chunk, at + j - starts_[chunk]);
-        }
+    constexpr int64_t kUnit = 256;
+    share((runs + kUnit - 1) / kUnit, std::min<int64_t>(threads_, runs / 1024 + 1), [&](int64_t unit, int64_t) {
+      const int64_t first = unit * kUnit, last = std::min(runs, first + kUnit);
+      int64_t places[kUnit], chunk_of[kUnit];
+      int64_t chunk = std::upper_bound(starts_.begin(), starts_.end(), first * stratum) - starts_.begin() - 1;
+      for (int64_t s = first; s < last; ++s) {
+        const uint64_t hash = (static_cast<uint64_t>(s) + 1) * 0x9e3779b97f4a7c15ull >> 32;
+        const int64_t at = s * stratum + static_cast<int64_t>(hash % static_cast<uint64_t>(std::max<int64_t>(stratum / kRun, 1))) * kRun;
+        while (chunk + 1 < static_cast<int64_t>(starts_.size()) && starts_[chunk + 1] <= at) ++chunk;
+        places[s - first] = at;
+        chunk_of[s - first] = chunk;
+        const Chunk& k = chunks_[chunk];
+        __builtin_prefetch(x_[k.tensor].data + x_[k.tensor].offset(k.begin + at - starts_[chunk]) * size_of(x_[k.tensor].type));
       }
+      for (int64_t s = first; s < last; ++s)
+        sample_run(chunk_of[s - first], places[s - first], &sample[s * kRun]);
     });
-    std::vector<Rank> sorted;
-    sorted.reserve(sample.size());
-    for (Rank r : sample)
-      if (r != kDead<Rank>) sorted.push_back(r);
-    const int64_t n = sorted.size();
+    const Ordered<Rank> order(sample);
+    const int64_t n = order.size();
+    if (n == 0) return everything;
     const double share_kept = static_cast<double>(keep_) / static_cast<double>(living_);
     const int64_t middle = std::clamp<int64_t>(static_cast<int64_t>(share_kept * static_cast<double>(n)), 1, n);
-    if (n == 0) return everything;
-    const Rank guess = largest(sorted, middle);
+    const Rank guess = order.largest(middle);
     int64_t over = 0, at = 0;
-    for (Rank r : sorted) {
+    for (Rank r : sample) {
       over += r > guess;
       at += r == guess;
     }
     const double tied = static_cast<double>(middle - over) / static_cast<double>(at);  // the share of ties to count
-    double variance = 0;
+    double variance = 0, before = 0;
     for (int64_t s = 0; s < runs; ++s) {
-      double excess = 0;
+      int64_t above = 0, equal = 0, living = 0;
       for (int64_t j = 0; j < kRun; ++j) {
         const Rank r = sample[s * kRun + j];
-        if (r != kDead<Rank>) excess += (r > guess ? 1.0 : r == guess ? tied : 0.0) - share_kept;
+        above += r > guess;
+        equal += r == guess;
+        living += r != kDead<Rank>;
       }
-      variance += excess * excess;
+      const double excess = static_cast<double>(above) + tied * static_cast<double>(equal) - share_kept * static_cast<double>(living);
+      if (s > 0) variance += (excess - before) * (excess - before) / 2;
+      before = excess;
     }
-    const int64_t width = static_cast<int64_t>(6 * std::sqrt(variance)) + 8;
+    const int64_t width = static_cast<int64_t>(kSigmas * std::sqrt(variance)) + 8;
     Bracket<Rank> b = everything;
-    if (middle + width <= n) {
-      std::nth_element(sorted.begin() + (middle - 1), sorted.begin() + (middle + width - 1), sorted.end(), std::greater<Rank>());
-      b.lo = sorted[middle + width - 1];
-    }
-    if (middle - width >= 1) {
-      std::nth_element(sorted.begin(), sorted.begin() + (middle - width - 1), sorted.begin() + (middle - 1), std::greater<Rank>());
-      b.hi = sorted[middle - width - 1];
-    }
+    if (middle + width <= n) b.lo = order.largest(middle + width);
+    if (middle - width >= 1) b.hi = order.largest(middle - width);
     if (b.lo == b.hi) b.lo = b.hi - 1;  // one value holds the whole bracket: its ties are counted, nothing is listed
     return b;
+  }
+
+  void sample_run(int64_t chunk, int64_t at, Rank* run) const {  // kRun neighbours in the group's flat order
+    const Chunk& k = chunks_[chunk];
+    const View& x = x_[k.tensor];
+    const int64_t i = k.begin + at - starts_[chunk];
+    if (x.flat && alive_.empty() && i + kRun <= k.begin + k.n) {
+      for (int64_t j = 0; j < kRun; ++j) run[j] = rank_of<Rank>(x.data, i + j, x.type, magnitude_);
+      return;
+    }
+    for (int64_t j = 0; j < kRun && at + j < total_; ++j) {
+      while (chunk + 1 < static_cast<int64_t>(starts_.size()) && starts_[chunk + 1] <= at + j) ++chunk;
+      run[j] = rank_at(chunk, at + j - starts_[chunk]);
+    }
   }
 
   // The keep-th largest rank, eleven bits at a time.

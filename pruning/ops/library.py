@@ -21,6 +21,21 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     return getattr(torch.ops.prune, name)
 
 
+def explained(op: Callable[..., Any], check: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the op with refusals that name the culprit: kernels refuse tersely, `check` takes the same arguments."""
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return op(*arguments)
+        try:
+            return op(*arguments)
+        except RuntimeError:
+            check(*arguments)
+            raise
+
+    return call
+
+
 def one_device(tensors: Sequence[torch.Tensor]) -> torch.device:
     """Returns the device that all tensors live on; refuses several, by name."""
     devices = {t.device for t in tensors}

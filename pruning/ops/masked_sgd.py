@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pruning.ops.library import FLOATS, check_dtypes, check_shapes, define, one_device
+from pruning.ops.library import FLOATS, check_dtypes, check_shapes, define, explained, one_device
 from pruning.ops.packing import packed_size, unpack
 
 
@@ -24,6 +24,7 @@ def masked_sgd_(
     nesterov: bool = False,
     first: bool = False,
     masters: Sequence[Tensor] | None = None,
+    settled: bool = False,
 ) -> None:
     """Returns nothing; updates `params` and `momenta` (and `masters`) in place, and never touches `grads`.
 
@@ -33,14 +34,16 @@ def masked_sgd_(
 
     `params` are float32, float64, bfloat16 or float16 and `grads` alike. `momenta` are float32 (float64 for float64
     parameters), or an empty list where momentum is 0. `masters` are float32 copies of 16-bit parameters: the step is
-    done on them and the parameters are their rounding. `masks` are bool of the parameters' shapes or `pack`ed bits. `lr` is
-    a number or a 0-d float32 or float64 tensor, so that a CUDA graph that was captured follows a schedule.
+    done on them and the parameters are their rounding. `masks` are bool of the parameters' shapes or `pack`ed bits.
+    `lr` is a number or a 0-d float32 or float64 tensor, so that a CUDA graph that was captured follows a schedule.
+    `settled` vouches that w and m are +0 already wherever a mask is False, as they are after a step with the same masks
+    if nobody wrote to them since; the kernels then touch survivors only, where few survive.
     """
     params, momenta, masters = list(params), list(momenta) if momentum else [], list(masters or ())
     rate, rate_tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
     _op(
         params, list(grads), momenta, list(masks), masters, rate, rate_tensor,
-        momentum, dampening, weight_decay, nesterov, first,
+        momentum, dampening, weight_decay, nesterov, first, settled,
     )  # fmt: skip
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version([*params, *momenta, *masters])
@@ -48,7 +51,8 @@ def masked_sgd_(
 
 def _check(
     params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], masks: list[Tensor], masters: list[Tensor],
-    lr_tensor: Tensor | None, momentum: float, dampening: float, nesterov: bool,
+    lr: float, lr_tensor: Tensor | None, momentum: float, dampening: float, weight_decay: float, nesterov: bool,
+    first: bool, settled: bool,
 ) -> None:  # fmt: skip
     check_dtypes("params", params, FLOATS)
     check_shapes("grads", grads, params, "params")
@@ -81,9 +85,12 @@ def _check(
 def _reference(
     params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], masks: list[Tensor], masters: list[Tensor],
     lr: float, lr_tensor: Tensor | None, momentum: float, dampening: float, weight_decay: float, nesterov: bool,
-    first: bool,
+    first: bool, settled: bool,
 ) -> None:  # fmt: skip
-    _check(params, grads, momenta, masks, masters, lr_tensor, momentum, dampening, nesterov)
+    _check(
+        params, grads, momenta, masks, masters, lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first,
+        settled,
+    )  # fmt: skip
     for i, (param, mask) in enumerate(zip(params, masks, strict=True)):
         wide = torch.float64 if param.dtype == torch.float64 else torch.float32
         kept = mask if mask.dtype == torch.bool else unpack(mask, param.shape)
@@ -101,18 +108,13 @@ def _reference(
             target.copy_((weight - moved).where(kept, 0))
 
 
-def _fake(
-    params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], masks: list[Tensor], masters: list[Tensor],
-    lr: float, lr_tensor: Tensor | None, momentum: float, dampening: float, weight_decay: float, nesterov: bool,
-    first: bool,
-) -> None:  # fmt: skip
-    _check(params, grads, momenta, masks, masters, lr_tensor, momentum, dampening, nesterov)
-
-
-_op = define(
-    "masked_sgd_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] masks, Tensor(c!)[] masters,"
-    " float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay, bool nesterov, bool first)"
-    " -> ()",
-    _reference,
-    _fake,
+_op = explained(
+    define(
+        "masked_sgd_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] masks, Tensor(c!)[] masters,"
+        " float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay, bool nesterov, bool first,"
+        " bool settled) -> ()",
+        _reference,
+        _check,
+    ),
+    _check,
 )

@@ -1,4 +1,4 @@
-"""The native kernels: loaded once when the ops are imported, reported with what they were built with or why they are not."""
+"""The native kernels: loaded once when the ops are imported; what they were built with, or why they are not there."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pruning.ops.library import FLOATS, check_dtypes, define, one_device
+from pruning.ops.library import FLOATS, check_dtypes, define, explained, one_device
 
 COUNTABLE = (*FLOATS, torch.bool, torch.uint8)
 
@@ -38,4 +38,4 @@ def _fake(tensors: list[Tensor]) -> Tensor:
     return torch.empty(len(tensors), dtype=torch.int64, device=one_device(tensors))
 
 
-_op = define("nnz(Tensor[] tensors) -> Tensor", _reference, _fake)
+_op = explained(define("nnz(Tensor[] tensors) -> Tensor", _reference, _fake), _fake)

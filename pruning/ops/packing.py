@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pruning.ops.library import check_dtypes, define
+from pruning.ops.library import check_dtypes, define, explained
 
 
 def pack(mask: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def _pack_fake(mask: Tensor) -> Tensor:
     return torch.empty(packed_size(mask.numel()), dtype=torch.uint8, device=mask.device)
 
 
-def _check_bits(bits: Tensor, shape: Sequence[int]) -> None:
+def _check_bits(bits: Tensor, shape: list[int]) -> None:
     check_dtypes("bits", [bits], (torch.uint8,))
     size = packed_size(math.prod(shape))
     if bits.shape != (size,):
@@ -56,5 +56,5 @@ def _unpack_fake(bits: Tensor, shape: list[int]) -> Tensor:
     return torch.empty(shape, dtype=torch.bool, device=bits.device)
 
 
-_pack = define("pack(Tensor mask) -> Tensor", _pack_reference, _pack_fake)
-_unpack = define("unpack(Tensor bits, int[] shape) -> Tensor", _unpack_reference, _unpack_fake)
+_pack = explained(define("pack(Tensor mask) -> Tensor", _pack_reference, _pack_fake), _pack_fake)
+_unpack = explained(define("unpack(Tensor bits, int[] shape) -> Tensor", _unpack_reference, _unpack_fake), _check_bits)

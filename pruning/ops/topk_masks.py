@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pruning.ops.library import FLOATS, check_dtypes, check_shapes, define, one_device
+from pruning.ops.library import FLOATS, check_dtypes, check_shapes, define, explained, one_device
 
 
 def topk_masks(
@@ -48,7 +48,9 @@ def topk_masks_counts(
     return masks, counts
 
 
-def _check(tensors: list[Tensor], keep: list[int], alive: list[Tensor], out: list[Tensor]) -> torch.device:
+def _check(
+    tensors: list[Tensor], keep: list[int], magnitude: bool, alive: list[Tensor], out: list[Tensor]
+) -> torch.device:
     check_dtypes("tensors", tensors, FLOATS)
     check_shapes("out", out, tensors, "tensors")
     check_dtypes("out", out, (torch.bool,))
@@ -69,7 +71,7 @@ def _check(tensors: list[Tensor], keep: list[int], alive: list[Tensor], out: lis
 def _reference(
     tensors: list[Tensor], keep: list[int], magnitude: bool, alive: list[Tensor], out: list[Tensor]
 ) -> Tensor:
-    device = _check(tensors, keep, alive, out)
+    device = _check(tensors, keep, magnitude, alive, out)
     if not tensors:
         return torch.zeros(0, dtype=torch.int64, device=device)
     wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
@@ -105,11 +107,14 @@ def _largest(rank: Tensor, keep: int) -> Tensor:  # [n] -> bool [n], exactly `ke
 
 
 def _fake(tensors: list[Tensor], keep: list[int], magnitude: bool, alive: list[Tensor], out: list[Tensor]) -> Tensor:
-    return torch.empty(len(tensors), dtype=torch.int64, device=_check(tensors, keep, alive, out))
+    return torch.empty(len(tensors), dtype=torch.int64, device=_check(tensors, keep, magnitude, alive, out))
 
 
-_op = define(
-    "topk_masks(Tensor[] tensors, int[] keep, bool magnitude, Tensor[] alive, Tensor(a!)[] out) -> Tensor",
-    _reference,
-    _fake,
+_op = explained(
+    define(
+        "topk_masks(Tensor[] tensors, int[] keep, bool magnitude, Tensor[] alive, Tensor(a!)[] out) -> Tensor",
+        _reference,
+        _fake,
+    ),
+    _check,
 )
