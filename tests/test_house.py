@@ -21,12 +21,13 @@ FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 FLOORS = (
     {"plan", "events", "seeds", "ops", "recipes"},
     {"usercode", "runs", "schedules"},
-    {"masks", "flops", "trust", "checkpoint", "models", "data"},
-    {"optim", "criteria", "allocation", "ablations", "rewind", "methods"},
+    {"masks", "trust", "checkpoint", "models", "data"},
+    {"flops", "optim", "criteria", "allocation", "structured", "ablations", "rewind", "methods"},
     {"scoring"},
     {"api"},
     {"loop"},
     {"engine"},
+    {"sweep", "report", "figures", "studies"},
     {"cli"},
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
