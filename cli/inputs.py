@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,30 @@ def merged(flags: dict[str, Any], pairs: Iterable[str] | None) -> dict[str, Any]
     for key in flags.keys() & changes.keys():
         raise PlanError(f"'{key}' is given by --{key.replace('_', '-')} and by --set")
     return {**flags, **changes}
+
+
+def layer_rates(path: Path | None) -> dict[str, float] | None:
+    """Returns {name or pattern: density} of a TOML or JSON file, the names of nested tables joined by dots."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text()
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise PlanError(f"layer rates '{path}' cannot be read: {error}") from None
+    rates = _flat(table) if isinstance(table, dict) else {}
+    wrong = [name for name, rate in rates.items() if isinstance(rate, bool) or not isinstance(rate, int | float)]
+    if not rates or wrong:
+        what = f"'{wrong[0]}' is {rates[wrong[0]]!r}" if wrong else "it has none"
+        raise PlanError(f"layer rates '{path}' must hold a density for each layer, name = 0.1; {what}")
+    return rates
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        out.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return out
 
 
 def shape(text: str) -> tuple[int, ...]:

@@ -125,6 +125,23 @@ Rounds = Annotated[
 Ablation = Annotated[
     str | None, named(plan.Ablation, "Change the masks, the scores or the weights, as a control.", PRUNING)
 ]
+MinPerLayer = Annotated[
+    int | None,
+    Option(
+        metavar="N",
+        help="Keep at least this many weights in every layer, so that none is emptied." + default("0"),
+        rich_help_panel=PRUNING,
+    ),
+]
+LayerRates = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Density of each layer, for allocation rates: a TOML or JSON file of names or patterns, conv1.weight = 0.5. "
+        "Layers that it does not name stay dense.",
+        rich_help_panel=PRUNING,
+    ),
+]
 Exclude = Annotated[
     list[str] | None,
     Option(

@@ -171,7 +171,7 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
     assert job.parent is not None
     network = job.setting.build(job.setting.train.seed)
     present, momenta = load_state(job.parent, network)
-    decide.check(network, phase, present)
+    decide.check(job.setting, network, phase, present)
 
     def make() -> dict[str, Any]:
         session.tell(PhaseStarted(str(job.folder), "prune", 0, 0))
