@@ -77,22 +77,21 @@ def flops(
         if size is None:
             raise typer.BadParameter("--model needs --input, the shape of one image, such as 3x32x32")
         report = _of_model(str(model), shape(size), classes, plan.parse_set(settings or ()), convention)
-    screen = Screen(quiet=quiet)
-    screen.table(*tables.layers(report))
-    for entry in report.uncounted:
-        screen.line(f"not counted: {entry}")
     if json:
         emit_json(as_json(report))
-    else:
-        emit(folder if run is not None else report.macs)
+        return
+    screen = Screen(quiet=quiet)
+    screen.table(*tables.layers(report))
+    screen.plain([f"not counted: {entry}" for entry in report.uncounted])
+    emit(folder if run is not None else report.macs)
 
 
 def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> Any:
     """Returns the count of a run's network, pruned weights not counted as nonzero."""
     import torch
-    from pruning.flops import count_macs
 
     from pruning import engine
+    from pruning.flops import count_macs
 
     network = engine.load_model(folder, trust_code=trust_code)
     image = torch.zeros(1, *runs.read_summary(folder)["input"])
@@ -101,9 +100,9 @@ def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> 
 
 def _of_model(name: str, size: tuple[int, ...], classes: int, settings: dict[str, Any], convention: str) -> Any:
     import torch
-    from pruning.flops import count_macs
 
     from pruning import models
+    from pruning.flops import count_macs
 
     network = models.build(name, size, classes, options=settings, seed=0).eval()
     return count_macs(network, torch.zeros(1, *size), convention=convention)
