@@ -76,7 +76,10 @@ def flops(
     else:
         if size is None:
             raise typer.BadParameter("--model needs --input, the shape of one image, such as 3x32x32")
-        report = _of_model(str(model), shape(size), classes, plan.parse_set(settings or ()), convention)
+        image = shape(size)
+        if ":" not in str(model) and len(image) != 3:
+            raise PlanError(f"input '{size}' is no image; write channels x height x width, such as 3x32x32")
+        report = _of_model(str(model), image, classes, plan.parse_set(settings or ()), convention)
     if json:
         emit_json(as_json(report))
         return

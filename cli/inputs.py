@@ -24,7 +24,8 @@ def run_folder(text: str) -> Path:
             if runs.is_run(folder)
         ]
         raise PlanError(f"run '{path}' does not exist{suggest(str(path), near) or suggest(f'runs/{path}', near)}")
-    return runs.check_run(path)
+    runs.read_summary(path)  # refuses what is no run, unfinished or damaged, before the engine is loaded
+    return path
 
 
 def _from_stdin() -> str:
@@ -55,7 +56,8 @@ def merged(flags: dict[str, Any], pairs: Iterable[str] | None) -> dict[str, Any]
     """Returns the settings of flags and of --set; raises PlanError where both give the same one."""
     changes = plan.parse_set(pairs or ())
     for key in flags.keys() & changes.keys():
-        raise PlanError(f"'{key}' is given by --{key.replace('_', '-')} and by --set")
+        flag = key.rpartition(".")[-1].replace("_", "-")
+        raise PlanError(f"'{key}' is given by --{flag} and by --set")
     return {**flags, **changes}
 
 

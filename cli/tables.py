@@ -102,11 +102,16 @@ def layers(report: Any) -> Table:
         sparsity = percent(1 - layer.nonzero / layer.params) if layer.params else NONE
         numbers = [f"{layer.params:,}", f"{layer.nonzero:,}", sparsity, f"{layer.macs:,}", f"{layer.sparse_macs:,}"]
         rows.append([layer.name, layer.type, *numbers])
-    sparsity = percent(1 - report.nonzero / report.params) if report.params else NONE
-    totals = [f"{report.params:,}", f"{report.nonzero:,}", sparsity, f"{report.macs:,}", f"{report.sparse_macs:,}"]
-    rows.append(["total", "", *totals])
-    title = f"Layers (MACs of one image, FLOPs are twice as many; speedup in theory {times(report.speedup)})"
-    return title, columns, rows
+    params, nonzero = (sum(getattr(layer, key) for layer in report.layers) for key in ("params", "nonzero"))
+    totals = [f"{params:,}", f"{nonzero:,}", percent(1 - nonzero / params) if params else NONE]
+    rows.append(["all layers", "", *totals, f"{report.macs:,}", f"{report.sparse_macs:,}"])
+    facts = [
+        "weights without biases",
+        "MACs of one image, FLOPs are twice as many",
+        f"{report.params:,} parameters in all",
+        f"speedup in theory {times(report.speedup)}",
+    ]
+    return f"Layers ({'; '.join(facts)})", columns, rows
 
 
 def names(kind: str, entries: Sequence[Mapping[str, Any]]) -> Table:

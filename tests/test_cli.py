@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, Prune
+from conftest import TINY, Prune, files
 from pruning.cli import curve, tables
 from pruning.cli.examples import EXAMPLES, MAIN_JOB
 from pruning.cli.main import COMMANDS
@@ -20,11 +20,6 @@ from pruning.cli.main import COMMANDS
 from pruning import plan, runs
 
 FAST = ("--set", "batch_size=20")
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Returns the contents of all files under a folder, run folders' locks aside."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 # --- the main job ---------------------------------------------------------------------------------------------------------

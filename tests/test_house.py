@@ -34,7 +34,6 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
 LONG = {
     "pruning/plan.py": 600,  # all settings, their checks and their reading: one page of reference
-    "pruning/masks.py": 330,  # what is prunable and the masks over it
 }
 
 
