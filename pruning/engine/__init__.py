@@ -22,7 +22,7 @@ from pruning.engine.looking import check_kept, evaluate_run, load_model, preview
 from pruning.engine.results import accuracy_on_test, load_state, measure, summarize
 from pruning.engine.session import Session, Setting, open_session, recorded, setting, settle, stamp
 from pruning.events import PhaseDone, PhaseStarted, Warned
-from pruning.masks import Masks
+from pruning.masks import Masks, prunable
 from pruning.methods import Method
 from pruning.plan import SCHEMA, Plan, PlanError, Prune, Retrain, Train, digest
 from pruning.seeds import derive
@@ -147,6 +147,7 @@ def _prepare(session: Session, job: Job) -> Callable[[], dict[str, Any]]:
 def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dict[str, Any]]:
     network = job.setting.build(phase.seed)
     job.setting.check(network)
+    prunable(network)  # refuses a network in which nothing can be pruned or counted
     steps = job.setting.data.steps_per_epoch(phase.batch_size)
     method = methods.for_training(phase, steps)
     extra = method.attach(network)
