@@ -17,7 +17,6 @@ from pruning import checkpoint, engine, runs
 from pruning.masks import Masks
 from pruning.plan import PlanError, Prune, Retrain, Train
 
-
 TRAIN = Train(model="lenet-300-100", data="digits", epochs=1)
 
 
