@@ -20,8 +20,8 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check cli pruning benchmarks tests setup.py
+	$(BIN)/ruff format --check cli pruning benchmarks tests setup.py
 	$(BIN)/mypy
 
 clean:
