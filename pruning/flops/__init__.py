@@ -100,7 +100,8 @@ def count_macs(
             raise
         except Exception as error:
             sizes = [list(t.shape) for t in [*args, *kwargs.values()] if isinstance(t, Tensor)]
-            raise PlanError(f"the model does not run on one example of shape {sizes}: {error}") from error
+            reason = " ".join(str(error).split())
+            raise PlanError(f"the model does not run on one example of shape {sizes}: {reason}") from error
     return _report(model, trace, pruned)
 
 
