@@ -2,9 +2,9 @@
 
     python benchmarks/overhead.py [--steps 24] [--repeats 5] [--record FILE]
 
-ResNet-20, batch 128, CIFAR-10-sized images made from random bytes. Side by side, in turns: the engine's loop (shuffling, crop, flip,
-normalization, schedule, metrics, events), and a bare loop of forward, backward and update over one batch that is ready. The engine's
-own parts are then timed alone, so that the difference can be read.
+ResNet-20, batch 128, CIFAR-10-sized images made from random bytes. Side by side, in turns: the engine's loop (shuffling,
+crop, flip, normalization, schedule, metrics, events), and a bare loop of forward, backward and update over one batch that
+is ready. The engine's own parts are then timed alone, so that the difference can be read.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def main() -> None:
         f"| engine / bare, in pairs | {statistics.median(ratios):.4f} | {min(ratios):.4f} | {max(ratios):.4f} |"
     )
     facts = environment(device)
-    where = f"{facts.get('gpu') or facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, Python {platform.python_version()}"
+    where = f"{facts.get('gpu') or facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, "
+    where += f"Python {platform.python_version()}"
     text = (
         "\n".join(lines)
         + f"\n\nResNet-20, batch {BATCH}, {options.steps} steps a turn, n = {options.repeats}; {where}.\n"

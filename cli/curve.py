@@ -13,14 +13,17 @@ def plot(values: Sequence[float], width: int = 60, height: int = 8, braille: boo
     span = (high - low) or 1.0
     across, down = 2 * width, 4 * height
     cells = [[0] * width for _ in range(height)]
+    last: int | None = None
     for i in range(across):
-        # The value at this column, drawn between its neighbours; the columns stretch over all values.
+        # The value at this column, between its neighbours: the columns stretch over all values.
         at = i / (across - 1) * (len(values) - 1)
         left = min(int(at), max(len(values) - 2, 0))
         right = min(left + 1, len(values) - 1)
-        value = values[left] + (at - left) * (values[right] - values[left])
-        row = round((high - value) / span * (down - 1))
-        cells[row // 4][i // 2] |= DOTS[row % 4][i % 2]
+        row = round((high - values[left] - (at - left) * (values[right] - values[left])) / span * (down - 1))
+        # A steep line is drawn through the rows that it crosses.
+        for r in range(min(row, row if last is None else last), max(row, row if last is None else last) + 1):
+            cells[r // 4][i // 2] |= DOTS[r % 4][i % 2]
+        last = row
     labels = [f"{high:.3g}", *[""] * (height - 2), f"{low:.3g}"]
     margin = max(map(len, labels))
     lines = []

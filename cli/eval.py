@@ -28,5 +28,8 @@ def evaluate(
     folder = run_folder(run)
     with Screen(quiet=quiet) as screen:
         result = engine.evaluate_run(folder, device=device, data_dir=data_dir, trust_code=trust_code, tell=screen.tell)
+    if json:
+        emit_json(runs.result(result))
+        return
     screen.table(*tables.result(result))
-    emit_json(runs.result(result)) if json else emit(folder)
+    emit(folder)

@@ -76,15 +76,17 @@ def flops(
     else:
         if size is None:
             raise typer.BadParameter("--model needs --input, the shape of one image, such as 3x32x32")
-        report = _of_model(str(model), shape(size), classes, plan.parse_set(settings or ()), convention)
-    screen = Screen(quiet=quiet)
-    screen.table(*tables.layers(report))
-    for entry in report.uncounted:
-        screen.line(f"not counted: {entry}")
+        image = shape(size)
+        if ":" not in str(model) and len(image) != 3:
+            raise PlanError(f"input '{size}' is no image; write channels x height x width, such as 3x32x32")
+        report = _of_model(str(model), image, classes, plan.parse_set(settings or ()), convention)
     if json:
         emit_json(as_json(report))
-    else:
-        emit(folder if run is not None else report.macs)
+        return
+    screen = Screen(quiet=quiet)
+    screen.table(*tables.layers(report))
+    screen.plain([f"not counted: {entry}" for entry in report.uncounted])
+    emit(folder if run is not None else report.macs)
 
 
 def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def run_folder(text: str) -> Path:
             if runs.is_run(folder)
         ]
         raise PlanError(f"run '{path}' does not exist{suggest(str(path), near) or suggest(f'runs/{path}', near)}")
-    return runs.check_run(path)
+    runs.read_summary(path)  # refuses what is no run, unfinished or damaged, before the engine is loaded
+    return path
 
 
 def _from_stdin() -> str:
@@ -54,8 +56,33 @@ def merged(flags: dict[str, Any], pairs: Iterable[str] | None) -> dict[str, Any]
     """Returns the settings of flags and of --set; raises PlanError where both give the same one."""
     changes = plan.parse_set(pairs or ())
     for key in flags.keys() & changes.keys():
-        raise PlanError(f"'{key}' is given by --{key.replace('_', '-')} and by --set")
+        flag = key.rpartition(".")[-1].replace("_", "-")
+        raise PlanError(f"'{key}' is given by --{flag} and by --set")
     return {**flags, **changes}
+
+
+def layer_rates(path: Path | None) -> dict[str, float] | None:
+    """Returns {name or pattern: density} of a TOML or JSON file, the names of nested tables joined by dots."""
+    if path is None:
+        return None
+    try:
+        text = path.read_text()
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError) as error:
+        raise PlanError(f"layer rates '{path}' cannot be read: {error}") from None
+    rates = _flat(table) if isinstance(table, dict) else {}
+    wrong = [name for name, rate in rates.items() if isinstance(rate, bool) or not isinstance(rate, int | float)]
+    if not rates or wrong:
+        what = f"'{wrong[0]}' is {rates[wrong[0]]!r}" if wrong else "it has none"
+        raise PlanError(f"layer rates '{path}' must hold a density for each layer, name = 0.1; {what}")
+    return rates
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in table.items():
+        out.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return out
 
 
 def shape(text: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -10,25 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import plan, runs, sweep
+from pruning import plan, runs
 from pruning.plan import PlanError, suggest
 
 from . import options, tables
 from .output import emit, emit_json
 from .show import Screen
 
-KINDS = (
-    "models",
-    "data",
-    "criteria",
-    "allocations",
-    "techniques",
-    "schedules",
-    "methods",
-    "ablations",
-    "recipes",
-    "studies",
-)
+KINDS = ("models", "data", "criteria", "allocations", "techniques", "schedules", "methods", "ablations", "recipes")
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -72,34 +62,25 @@ def list_kinds(
         raise PlanError(f"kind '{kind}' is unknown{suggest(str(kind), known)}; allowed: {', '.join(known)}")
     if where and kind != "runs":
         raise typer.BadParameter("--where is for `prune list runs`")
-    screen = Screen(quiet=quiet)
     if kind == "runs":
-        rows = _select(runs.listing(out), where or [])
-        screen.table(*tables.listing(rows, out))
-        found: dict[str, list[dict[str, Any]]] = {"runs": rows}
+        found = {"runs": _select(runs.listing(out), where or [])}
     else:
         found = {name: _entries(name) for name in KINDS if kind in (None, name)}
-        for name, entries in found.items():
-            screen.table(*tables.names(name, entries))
     if json:
         emit_json(found)
-    elif not screen.stdout_is_terminal:
-        for entries in found.values():
-            for entry in entries:
-                emit(entry.get("name") or entry["run"])
+        return
+    screen = Screen(quiet=quiet)
+    for name, entries in found.items():
+        screen.table(*(tables.listing(entries, out) if name == "runs" else tables.names(name, entries)))
+    if not screen.stdout_is_terminal:
+        for entry in itertools.chain.from_iterable(found.values()):
+            emit(entry.get("name") or entry["run"])
 
 
-def _entries(kind: str) -> list[dict[str, str]]:
-    if kind == "studies":
-        return [{"name": name, "summary": _study_line(sweep.load_study(name))} for name in sweep.study_names()]
+def _entries(kind: str) -> list[dict[str, Any]]:
     if kind == "recipes":
         return [{"name": name, "summary": plan.load_plan(name).summary} for name in plan.recipe_names()]
     return [{"name": name, "summary": summary} for name, summary in _registry(kind).items()]
-
-
-def _study_line(study: sweep.Study) -> str:
-    lacking = sweep.missing(study)
-    return study.title + (f" (not supported yet: {', '.join(lacking)})" if lacking else "")
 
 
 def _registry(kind: str) -> Mapping[str, str]:

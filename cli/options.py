@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -29,9 +31,9 @@ def complete(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[st
 
 
 def run_folders(incomplete: str) -> list[str]:
-    """Returns the run folders that begin with what was typed, or those in runs/ that do."""
-    typed = sorted(Path().glob(f"{incomplete}*/phase.json")) + sorted(Path().glob(f"{incomplete}*/*/phase.json"))
-    return [str(path.parent) for path in typed or sorted(Path("runs").glob(f"{incomplete}*/phase.json"))]
+    """Returns the run folders, here or one level down, whose paths begin with what was typed."""
+    found = [*glob.glob(f"{incomplete}*/phase.json"), *glob.glob(f"{incomplete}*/*/phase.json")]
+    return sorted(os.path.dirname(path) for path in found)
 
 
 def default(text: str) -> str:
@@ -124,6 +126,23 @@ Rounds = Annotated[
 ]
 Ablation = Annotated[
     str | None, named(plan.Ablation, "Change the masks, the scores or the weights, as a control.", PRUNING)
+]
+MinPerLayer = Annotated[
+    int | None,
+    Option(
+        metavar="N",
+        help="Keep at least this many weights in every layer, so that none is emptied." + default("0"),
+        rich_help_panel=PRUNING,
+    ),
+]
+LayerRates = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Density of each layer, for allocation rates: a TOML or JSON file of names or patterns, conv1.weight = 0.5. "
+        "Layers that it does not name stay dense.",
+        rich_help_panel=PRUNING,
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,

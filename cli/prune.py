@@ -6,6 +6,7 @@ from pruning import plan
 
 from . import options
 from .inputs import given, merged, run_folder
+from .inputs import layer_rates as read_rates
 from .work import carry_out
 
 
@@ -18,6 +19,8 @@ def prune(
     exclude: options.Exclude = None,
     rounds: options.Rounds = None,
     ablation: options.Ablation = None,
+    min_per_layer: options.MinPerLayer = None,
+    layer_rates: options.LayerRates = None,
     settings: options.Set = None,
     out: options.OutBeside = None,
     device: options.Device = "auto",
@@ -38,11 +41,13 @@ def prune(
     flags = given(
         sparsity=sparsity,
         criterion=criterion,
-        allocation=allocation,
+        allocation=allocation or ("rates" if layer_rates else None),
         structure=structure,
         exclude=exclude or None,
         rounds=rounds,
         ablation=ablation,
+        min_per_layer=min_per_layer,
+        layer_rates=read_rates(layer_rates),
     )
     phase = plan.make(plan.Prune, merged(flags, settings))
     where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}

@@ -41,6 +41,6 @@ def run(
     reach every phase of that kind, phases.INDEX.KEY the one with that index, counted from 0.
     """
     changes = merged({f"train.{key}": value for key, value in given(seed=seed).items()}, settings)
-    phases = plan.override_plan(plan.load_plan(recipe), changes).phases
+    whole = plan.override_plan(plan.load_plan(recipe), changes)
     where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
-    carry_out(phases, None, out, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
+    carry_out(whole, None, out, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)

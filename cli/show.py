@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -50,14 +50,12 @@ class Screen:
             refresh_per_second=5,
         )
         self.phases = phases
-        self.whole: TaskID | None = None
+        self.phase = 0  # how many have begun
+        self.epochs = 0
         self.present: TaskID | None = None
-        self.named: dict[str, TaskID] = {}
 
     def __enter__(self) -> Screen:
         self.bars.start()
-        if self.phases > 1:
-            self.whole = self.bars.add_task("whole plan", total=self.phases, unit="phases", note="")
         return self
 
     def __exit__(
@@ -74,19 +72,22 @@ class Screen:
                 self._bar(done, total, unit)
             case EpochDone(record=record):
                 if self.present is not None:
-                    self.bars.update(self.present, note=_note(record))
+                    self.bars.update(self.present, note=_note(record, self.epochs))
             case Warned(text=text):
                 self.line(f"[yellow]warning:[/] {escape(text)}")
             case PhaseDone():
                 self._done(event)
 
     def _started(self, event: PhaseStarted) -> None:
+        self.phase += 1
+        self.epochs = event.epochs
         if event.reused:
             return
         if self.bars.disable and event.epochs:
             resumed = f", resumed after epoch {event.epoch}" if event.epoch else ""
             self.line(f"{event.phase:<8}{escape(event.run)}: {event.epochs} epochs, {event.steps} steps{resumed}")
-        self.present = self.bars.add_task(event.phase, total=event.steps or None, unit="steps", note="")
+        name = f"{self.phase}/{self.phases} {event.phase}" if self.phases > 1 else event.phase
+        self.present = self.bars.add_task(name, total=event.steps or None, unit="steps", note="")
 
     def _bar(self, done: int, total: int, unit: str) -> None:
         if self.present is None:
@@ -97,21 +98,10 @@ class Screen:
         if self.present is not None:
             self.bars.remove_task(self.present)
             self.present = None
-        if self.whole is not None:
-            self.bars.advance(self.whole)
         result = event.summary
         facts = [f"accuracy {percent(result.get('accuracy'), 2)}", f"sparsity {percent(result.get('sparsity'))}"]
         facts.append("done before" if event.reused else duration(result.get("seconds")))
         self.line(f"{result.get('phase') or '':<8}{escape(event.run)}: {', '.join(facts)}")
-
-    def board(self, bars: Mapping[str, tuple[int, int, str, str]]) -> None:
-        """Shows exactly these bars, {name: (done, total, unit, note)}; where there is no terminal, nothing."""
-        for name in [name for name in self.named if name not in bars]:
-            self.bars.remove_task(self.named.pop(name))
-        for name, (done, total, unit, note) in bars.items():
-            if name not in self.named:
-                self.named[name] = self.bars.add_task(escape(name), total=total, unit=unit, note=note)
-            self.bars.update(self.named[name], completed=done, total=total, unit=unit, note=note)
 
     def line(self, text: str) -> None:
         """Writes one line, which may hold rich's markup."""
@@ -133,20 +123,23 @@ class Screen:
         return sys.stdout.isatty()
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Writes a table; a column whose header begins with `>` is aligned to the right."""
-        table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.show_header = any(columns)
+        """Writes a table of :mod:`tables`, whose headers begin with `>` for numbers and `~` for what may be broken."""
+        self.console.print(Text(title, style="bold"), soft_wrap=True)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.show_header = any(column.strip(">~") for column in columns)
+        table.padding, table.collapse_padding = (0, 1), True
         for column in columns:
-            name = column.lstrip(">")
-            numeric = column.startswith(">")
-            table.add_column(Text(name), justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+            justify: JustifyMethod = "right" if column.startswith(">") else "left"
+            table.add_column(
+                Text(column.lstrip(">~")), justify=justify, no_wrap=not column.startswith("~"), overflow="fold"
+            )
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
 
 
-def _note(record: dict[str, object]) -> str:
-    parts = [f"epoch {record.get('epoch')}"]
+def _note(record: dict[str, object], epochs: int) -> str:
+    parts = [f"epoch {record.get('epoch')}/{epochs}"]
     for key, name in (("train_loss", "loss"), ("val_accuracy", "val. acc.")):
         value = record.get(key)
         if isinstance(value, float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,16 @@ def show_run(
         )
         return
     screen = Screen(quiet=quiet)
-    screen.table(*tables.comparison(history, title="History"))
-    screen.table(*tables.settings([(runs.read_phase(step)) for step in chain]))
+    screen.table(*tables.history(history))
+    screen.table(*tables.settings([runs.read_phase(step) for step in chain]))
     screen.table(*tables.layers(report))
     log = _log(chain)
     for key, name in CURVES:
-        values = [record[key] for record in log if isinstance(record.get(key), (int, float))]
-        if len(values) > 1:
-            screen.plain(
-                [f"{name} of {len(values)} epochs, the whole history", *curve.plot(values, braille=screen.unicode), ""]
-            )
+        points = [(record["phase"], record[key]) for record in log if isinstance(record.get(key), (int, float))]
+        if len(points) > 1:
+            spans = [f"{phase} {sum(1 for _ in group)}" for phase, group in itertools.groupby(p for p, _ in points)]
+            title = f"{name} after each epoch ({', '.join(spans)})"
+            screen.plain([title, *curve.plot([value for _, value in points], braille=screen.unicode), ""])
     emit(folder)
 
 

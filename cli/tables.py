@@ -1,6 +1,6 @@
 """Results as tables of text: each function returns (title, columns, rows) for :meth:`show.Screen.table`.
 
-A column whose header begins with `>` is a column of numbers and is aligned to the right.
+A column whose header begins with `>` holds numbers and is aligned to the right; one with `~` may be broken into lines.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.plan import PHASES
-
 Table = tuple[str, list[str], list[list[str]]]
 NONE = "-"
+STATES = {"train": "dense", "prune": "pruned", "retrain": "retrained"}  # what a phase leaves
 HIDDEN = ("phase", "model_code", "data_code")  # in a table of settings: digests of source files
 
 
@@ -37,45 +36,58 @@ def times(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Returns `3.2 s`, `4 min 10 s` or `2 h 5 min`."""
+    """Returns `20 ms`, `3.2 s`, `4 min 10 s` or `2 h 5 min`."""
     if seconds is None:
         return NONE
-    if seconds < 60:
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.0f} ms"
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def comparison(summaries: Sequence[Mapping[str, Any]], title: str = "Dense, pruned, retrained") -> Table:
+def comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Returns one row per phase; the speedup is theoretical, all MACs over those with a nonzero weight."""
-    columns = ["", ">sparsity", ">accuracy", ">val. acc.", ">nonzero", ">MACs", ">speedup", ">time", "run"]
+    columns = ["", ">sparsity", ">accuracy", ">val. acc.", ">nonzero", ">MACs", ">speedup", ">time"]
+    rows = [[STATES.get(summary["phase"], summary["phase"]), *_facts(summary)] for summary in summaries]
+    return "Dense, pruned, retrained (MACs with nonzero weights; speedup in theory)", columns, rows
+
+
+def history(summaries: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns one row per run of a chain of parents, oldest first."""
+    columns = ["run", ">sparsity", ">accuracy", ">MACs", ">speedup", ">time"]
     rows = []
     for summary in summaries:
-        rows.append(
-            [
-                {"train": "dense", "prune": "pruned", "retrain": "retrained"}.get(summary["phase"], summary["phase"]),
-                percent(summary.get("sparsity")),
-                percent(summary.get("accuracy"), 2),
-                percent(summary.get("val_accuracy"), 2),
-                count(summary.get("nonzero")),
-                count(summary.get("sparse_macs")),
-                times(summary.get("speedup")),
-                duration(summary.get("seconds")),
-                Path(summary["run"]).name,
-            ]
-        )
-    return title, columns, rows
+        sparsity, accuracy, _, _, macs, speedup, time = _facts(summary)
+        rows.append([Path(summary["run"]).name, sparsity, accuracy, macs, speedup, time])
+    return "History (MACs with nonzero weights; speedup in theory)", columns, rows
+
+
+def _facts(summary: Mapping[str, Any]) -> list[str]:
+    return [
+        percent(summary.get("sparsity")),
+        percent(summary.get("accuracy"), 2),
+        percent(summary.get("val_accuracy"), 2),
+        count(summary.get("nonzero")),
+        count(summary.get("sparse_macs")),
+        times(summary.get("speedup")),
+        duration(summary.get("seconds")),
+    ]
 
 
 def preview(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Returns what would be done, one row per phase."""
-    columns = [">", "phase", "settings", ">epochs", ">steps", ">MACs", "done", "run"]
+    columns = [">", "phase", ">epochs", ">steps", ">MACs", "done", "run"]
     body = []
     for i, row in enumerate(rows):
-        settings = _changed(PHASES[row["phase"]](**row["settings"]))
-        numbers = [count(row["epochs"]), count(row["steps"]), count(row["sparse_macs"])]
-        body.append([str(i), row["phase"], settings, *numbers, "yes" if row["done"] else "no", Path(row["run"]).name])
-    return f"Plan, run folders in {Path(rows[0]['run']).parent}/ (nothing was written)", columns, body
+        numbers = [count(row["epochs"]), count(row["steps"]), count(row["macs"])]
+        body.append([str(i), row["phase"], *numbers, "yes" if row["done"] else "no", Path(row["run"]).name])
+    return (
+        f"Plan; nothing was written (run folders in {Path(rows[0]['run']).parent}/, MACs of one image)",
+        columns,
+        body,
+    )
 
 
 def _short(value: Any) -> str:
@@ -84,41 +96,38 @@ def _short(value: Any) -> str:
 
 def layers(report: Any) -> Table:
     """Returns parameters, sparsity and MACs per layer of a count of MACs, and the totals."""
-    columns = ["layer", "type", ">weights", ">nonzero", ">sparsity", ">MACs", ">nonzero MACs", ">speedup"]
+    columns = ["~layer", "type", ">weights", ">nonzero", ">sparsity", ">MACs", ">nonzero MACs"]
     rows = []
     for layer in report.layers:
         sparsity = percent(1 - layer.nonzero / layer.params) if layer.params else NONE
-        speedup = times(layer.macs / layer.sparse_macs if layer.sparse_macs else None)
-        numbers = [
-            f"{layer.params:,}",
-            f"{layer.nonzero:,}",
-            sparsity,
-            f"{layer.macs:,}",
-            f"{layer.sparse_macs:,}",
-            speedup,
-        ]
+        numbers = [f"{layer.params:,}", f"{layer.nonzero:,}", sparsity, f"{layer.macs:,}", f"{layer.sparse_macs:,}"]
         rows.append([layer.name, layer.type, *numbers])
-    sparsity = percent(1 - report.nonzero / report.params) if report.params else NONE
-    totals = [f"{report.params:,}", f"{report.nonzero:,}", sparsity, f"{report.macs:,}", f"{report.sparse_macs:,}"]
-    rows.append(["total", "", *totals, times(report.speedup)])
-    return "Layers (MACs of one image; FLOPs are twice the MACs)", columns, rows
+    params, nonzero = (sum(getattr(layer, key) for layer in report.layers) for key in ("params", "nonzero"))
+    totals = [f"{params:,}", f"{nonzero:,}", percent(1 - nonzero / params) if params else NONE]
+    rows.append(["all layers", "", *totals, f"{report.macs:,}", f"{report.sparse_macs:,}"])
+    facts = [
+        "weights without biases",
+        "MACs of one image, FLOPs are twice as many",
+        f"{report.params:,} parameters in all",
+        f"speedup in theory {times(report.speedup)}",
+    ]
+    return f"Layers ({'; '.join(facts)})", columns, rows
 
 
-def names(kind: str, entries: Sequence[Mapping[str, str]]) -> Table:
+def names(kind: str, entries: Sequence[Mapping[str, Any]]) -> Table:
     """Returns the names of a kind with a line on each."""
-    return kind, ["name", "summary"], [[entry["name"], entry["summary"]] for entry in entries]
+    return kind, ["name", "~summary"], [[entry["name"], entry["summary"]] for entry in entries]
 
 
 def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
     """Returns the runs under a folder."""
-    columns = ["run", "phase", "done", ">epochs", ">sparsity", ">accuracy", ">speedup", ">time"]
+    columns = ["~run", ">sparsity", ">accuracy", ">speedup", ">time"]
     body = []
     for row in rows:
-        state = "yes" if row["done"] else "damaged" if row.get("error") else "no"
-        numbers = [count(row.get("epochs")), percent(row.get("sparsity")), percent(row.get("accuracy"), 2)]
-        ends = [times(row.get("speedup")), duration(row.get("seconds"))]
-        body.append([Path(row["run"]).name, row.get("phase") or NONE, state, *numbers, *ends])
-    return f"Runs in {out}/", columns, body
+        numbers = [percent(row.get("sparsity")), percent(row.get("accuracy"), 2), times(row.get("speedup"))]
+        state = duration(row.get("seconds")) if row["done"] else "damaged" if row.get("error") else "unfinished"
+        body.append([Path(row["run"]).name, *numbers, state])
+    return f"{len(rows)} runs in {out}/", columns, body
 
 
 def result(summary: Mapping[str, Any]) -> Table:
@@ -133,12 +142,12 @@ def result(summary: Mapping[str, Any]) -> Table:
         ["theoretical speedup", times(summary["speedup"])],
         ["measured on", f"{summary['device']} ({summary['backend']})"],
     ]
-    return f"Result of {Path(summary['run']).name}", ["", ""], rows
+    return f"Result of {Path(summary['run']).name}", ["", "~"], rows
 
 
 def settings(phases: Sequence[Any]) -> Table:
     """Returns the settings of phases that differ from their defaults."""
-    return "Settings", ["phase", "settings"], [[phase.phase, _changed(phase)] for phase in phases]
+    return "Settings", ["phase", "~settings"], [[phase.phase, _changed(phase)] for phase in phases]
 
 
 def _changed(phase: Any) -> str:
@@ -148,4 +157,4 @@ def _changed(phase: Any) -> str:
 
 def pairs(title: str, values: Mapping[str, Any]) -> Table:
     """Returns a table of two columns, one row per key."""
-    return title, ["", ""], [[key, NONE if value is None else str(value)] for key, value in values.items()]
+    return title, ["", "~"], [[key, NONE if value is None else str(value)] for key, value in values.items()]

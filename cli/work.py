@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from pruning import runs
-from pruning.plan import Prune, Retrain, Train
+from pruning.plan import PHASES, Plan, Prune, Retrain, Train
 
 from . import tables
 from .output import emit, emit_json
 from .show import Screen
 
+Phase = Train | Prune | Retrain
+
 
 def carry_out(
-    phases: Sequence[Train | Prune | Retrain],
+    work: Plan | Sequence[Phase],
     parent: Path | None,
     out: Path,
     *,
@@ -25,22 +27,34 @@ def carry_out(
     quiet: bool,
     **where: Any,
 ) -> None:
-    """Carries the phases out, each on the one before, and prints the last run; or shows what would be done.
+    """Carries out a plan, or phases each on the one before, and prints the last run; or shows what would be done.
 
     `where` holds the engine's keywords device, data_dir and trust_code.
     """
     from pruning import engine
 
-    with Screen(quiet=quiet, phases=len(phases)) as screen:
-        if dry_run:
-            rows = engine.preview(list(phases), parent, out, **where)
-            screen.table(*tables.preview(rows))
-            emit_json({"phases": rows}) if json else emit(rows[-1]["run"])
+    phases = list(work.phases if isinstance(work, Plan) else work)
+    if dry_run:
+        rows = engine.preview(phases, parent, out, **where)
+        if json:
+            emit_json({"phases": rows})
             return
-        done = []
-        for phase in phases:
-            parent = engine.advance(phase, parent, out, tell=screen.tell, track=track, **where)
-            done.append(runs.read_summary(parent))
-        if len(done) > 1:
-            screen.table(*tables.comparison(done))
-    emit_json(runs.result(done[-1])) if json else emit(done[-1]["run"])
+        screen = Screen(quiet=quiet)
+        screen.table(*tables.preview(rows))
+        screen.table(*tables.settings([PHASES[row["phase"]](**row["settings"]) for row in rows]))
+        emit(rows[-1]["run"])
+        return
+    with Screen(quiet=quiet, phases=len(phases)) as screen:
+        if isinstance(work, Plan):
+            folders = engine.run(work, out, tell=screen.tell, track=track, **where)
+        else:
+            folders = []
+            for phase in phases:
+                parent = engine.advance(phase, parent, out, tell=screen.tell, track=track, **where)
+                folders.append(parent)
+    if json:
+        emit_json(runs.result(runs.read_summary(folders[-1])))
+        return
+    if len(folders) > 1:
+        screen.table(*tables.comparison([runs.read_summary(folder) for folder in folders]))
+    emit(folders[-1])

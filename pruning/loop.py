@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from pruning.data import Data
 from pruning.events import Progress, Tell
-from pruning.masks import Masks
 from pruning.methods import Method
 from pruning.optim import mask_gradients
 from pruning.plan import PlanError
@@ -38,7 +37,6 @@ def fit(
     method: Method,
     device: torch.device,
     first_epoch: int = 0,
-    masks: Masks | None = None,
     precision: str = "float32",
     label_smoothing: float = 0.0,
     clip_norm: float | None = None,
@@ -66,7 +64,6 @@ def fit(
                 rate = lr(step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group.get("lr_factor", 1.0)
-                method.before_step(step)
                 with autocast(device, precision):
                     logits = model(x)  # [N, classes]
                     loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
@@ -77,10 +74,11 @@ def fit(
                 loss.backward()
                 method.after_backward(step)
                 if clip_norm is not None:
-                    if masks is not None:
-                        mask_gradients(model, masks)
+                    if method.masks is not None:
+                        mask_gradients(model, method.masks)
                     nn.utils.clip_grad_norm_(weights, clip_norm)
                 optimizer.step()
+                method.after_step(step)
                 correct += (logits.detach().argmax(1) == y).sum()
                 images += len(y)
                 step += 1
@@ -99,7 +97,7 @@ def fit(
             if data.sizes["validation"]:
                 accuracy, loss_value = evaluate(model, data.batches("validation", EVALUATION_BATCH), device, precision)
                 record |= {"val_loss": loss_value, "val_accuracy": accuracy}
-            record["density"] = 1.0 if masks is None else masks.density
+            record["density"] = method.density()
             record |= {
                 "train_seconds": trained,
                 "seconds": time.perf_counter() - started,

@@ -139,7 +139,7 @@ class MaskedSGD(SGD):
         params = [parameter for group in self.param_groups for parameter in group["params"]]
         for name, parameter in zip(names, params, strict=True):
             buffer = state_dict["state"].get(name, {}).get(_KEY)
-            if buffer is not None and buffer.dtype != parameter.dtype:
+            if buffer is not None and (parameter in self._masked or buffer.dtype != parameter.dtype):
                 self.state[parameter][_KEY] = buffer.to(parameter.device, copy=True)
             if parameter in self._masked:
                 _zero(parameter, self.state.get(parameter, {}), self._masked[parameter])

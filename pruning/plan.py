@@ -22,7 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 SCHEMA = 1  # of a phase's settings and of everything in a run folder; a reader refuses what is newer
 
-ModelName = Literal["lenet-300-100", "lenet-5", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"]
+ModelName = Literal[
+    "lenet-300-100", "lenet-5", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34",
+    "vgg11", "vgg13", "vgg16", "vgg19", "wrn-16-8", "wrn-22-8", "wrn-28-10", "wrn-14-8", "wrn-20-8", "wrn-32-2",
+]  # fmt: skip
 DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist"]
 Convention = Literal["true", "shrinkbench"]
 Criterion = Literal["magnitude", "random", "snip", "grasp", "grasp-inverted", "grasp-magnitude", "synflow"]
@@ -35,8 +38,8 @@ RetrainSchedule = Literal[
     "original",
 ]  # fmt: skip
 ScoringMode = Literal["eval", "train"]
-MethodName = Literal["none"]
-LrSchedule = Literal["constant", "stepped", "linear", "cosine"]
+MethodName = Literal["none", "gmp", "dpf", "gsm", "lc", "lc-original", "dnw", "str", "cs", "dst"]
+LrSchedule = Literal["constant", "stepped", "linear", "cosine", "cyclic"]
 Optimizer = Literal["sgd", "adam", "adamw"]
 SplitRule = Literal["train-10", "test-20", "none"]
 Precision = Literal["float32", "bfloat16"]
@@ -52,6 +55,8 @@ CRITERION_OPTIONS: dict[str, tuple[str, ...]] = {  # the settings of Prune that 
     "grasp-magnitude": _SAMPLED,
     "synflow": ("rounds",),
 }
+GOAL_METHODS = ("gmp", "dpf", "gsm", "lc", "lc-original", "dnw")  # the others' sparsity is an outcome of their settings
+
 TUNED_SCHEDULES = ("constant", "stepped", "cosine", "linear")  # of retraining, with a rate and a warm-up of their own
 
 Sparsity = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
@@ -72,6 +77,8 @@ class Train(_Settings):
 
     `milestones` and `warmup_epochs` are in epochs; milestone 91 means that the first step after 91 whole epochs is the
     first with the lower rate. `keep_epochs` lists the epochs whose state is kept for rewinding; 0 is the initialization.
+    A `method` prunes during training, with `method_options` of its own: to `sparsity` of all prunable weights where it
+    is one of GOAL_METHODS. Weights that fit `exclude` stay dense and do not count.
     """
 
     phase: Literal["train"] = "train"
@@ -105,6 +112,8 @@ class Train(_Settings):
     keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     method: MethodName = "none"
     method_options: dict[str, Option] = {}
+    sparsity: Sparsity | None = None
+    exclude: tuple[str, ...] = ()
 
     @field_validator("keep_epochs")
     @classmethod
@@ -127,8 +136,26 @@ class Train(_Settings):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs, {self.epochs}")
         if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
             raise ValueError("nesterov needs optimizer 'sgd' and a momentum above 0")
-        if self.method == "none" and self.method_options:
-            raise ValueError(f"method_options {sorted(self.method_options)} are not used without a method")
+        if self.method == "none" and (self.method_options or self.exclude):
+            unused = (
+                f"method_options {sorted(self.method_options)}" if self.method_options else f"exclude {self.exclude}"
+            )
+            raise ValueError(f"{unused} are not used without a method")
+        if self.method in GOAL_METHODS and self.sparsity is None:
+            raise ValueError(f"method '{self.method}' needs a sparsity, its goal")
+        if self.method not in GOAL_METHODS and self.sparsity is not None:
+            why = (
+                "a prune phase prunes"
+                if self.method == "none"
+                else "its sparsity follows from its options; search for one"
+            )
+            raise ValueError(
+                f"sparsity is not used by method '{self.method}': {why}; methods with a goal: {', '.join(GOAL_METHODS)}"
+            )
+        if self.schedule == "cyclic" and self.method != "gmp":
+            raise ValueError(
+                f"schedule 'cyclic' restarts at the pruning events of method 'gmp', not of '{self.method}'"
+            )
         return self
 
 
@@ -267,7 +294,7 @@ class Plan(_Settings):
                 if phase.sparsity < sparsity - 1e-12:
                     raise ValueError(f"prune phases must not become less sparse: {phase.sparsity:g} after {sparsity:g}")
                 sparsity = phase.sparsity
-            elif isinstance(phase, Retrain) and sparsity == 0.0:
+            elif isinstance(phase, Retrain) and sparsity == 0.0 and self.train.method == "none":
                 raise ValueError("a retrain phase needs a prune phase before it")
         return self
 

@@ -18,6 +18,7 @@ from 1.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable, Sequence
 
@@ -31,6 +32,7 @@ DENSE_SCHEDULES: dict[str, str] = {
     "stepped": "multiplied by gamma at every milestone",
     "linear": "falls linearly to 0 over the steps after the warm-up",
     "cosine": "falls to 0 along half a cosine over the steps after the warm-up",
+    "cyclic": "falls linearly to 0 from pruning event to pruning event, starting anew at each (method gmp)",
 }
 
 RETRAIN_SCHEDULES: dict[str, str] = {
@@ -62,11 +64,13 @@ def dense(
     milestones: Sequence[float] = (),
     gamma: float = 0.1,
     warmup_epochs: float = 0.0,
+    restarts: Sequence[int] = (),
 ) -> Schedule:
     """Returns the schedule step -> rate of a dense training of `total_steps`; beyond them the last rate is held.
 
     The warm-up is linear from 0, lr * step / W over W = round(warmup_epochs * steps_per_epoch) steps. Milestones are in
     epochs, counted from step 0, the warm-up included: the rate drops at step round(milestone * steps_per_epoch).
+    `restarts` are the steps at which a cyclic schedule starts anew (:func:`pruning_events`).
     """
     if kind not in DENSE_SCHEDULES:
         raise PlanError(
@@ -75,6 +79,7 @@ def dense(
     warmup = round(warmup_epochs * steps_per_epoch)
     drops = [round(milestone * steps_per_epoch) for milestone in milestones]
     span = max(total_steps - warmup, 1)
+    edges = [0, *restarts, total_steps]
 
     def schedule(step: int) -> float:
         step = min(step, total_steps - 1)
@@ -84,6 +89,9 @@ def dense(
             rate = lr * (1 - max(step - warmup, 0) / span)
         elif kind == "cosine":
             rate = lr * (1 + math.cos(math.pi * max(step - warmup, 0) / span)) / 2
+        elif kind == "cyclic":
+            i = bisect.bisect_right(edges, step)
+            rate = lr * (edges[i] - step) / (edges[i] - edges[i - 1])
         else:
             rate = lr
         return rate * step / warmup if step < warmup else rate
@@ -213,3 +221,19 @@ def accuracy_impact(dense: float, sparse: float) -> float:
     if dense <= 0:
         return 0.0
     return min(max((dense - sparse) / dense, 0.0), 1.0)
+
+
+def pruning_events(number: int, total_steps: int) -> list[int]:
+    """Returns the steps before which gradual pruning prunes: event k of n before step floor(k T / (n + 1)), k = 1 .. n.
+
+    The last event leaves as many steps as lie between two, as in Zimmer et al.'s code, where an interval of I epochs in
+    E gives floor(E / I) - 1 events.
+    """
+    if not 1 <= number < total_steps:
+        raise PlanError(f"{number} pruning events do not fit {total_steps} steps; allowed: 1 to {total_steps - 1}")
+    return [k * total_steps // (number + 1) for k in range(1, number + 1)]
+
+
+def cubic_ramp(event: int, number: int, goal: float) -> float:
+    """Returns the sparsity after `event` of `number` events, s_f (1 - (1 - k/n)^3): Zhu & Gupta (2017), equation 1, s_i = 0."""
+    return goal * (1 - (1 - event / number) ** 3)

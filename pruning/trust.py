@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pruning import runs
-from pruning.plan import PlanError
+from pruning import runs, usercode
+from pruning.plan import PlanError, digest
 
 
 def account_key() -> bytes:
@@ -50,18 +50,20 @@ def seal(digest: str, code: Mapping[str, Any]) -> str:
 
 def check_trust(run: Path, trust_code: bool) -> None:
     """Raises PlanError where the run's history names a user's code and was not made by this account, unless trusted."""
-    for folder in runs.history(run):
-        record = runs.read_record(folder)
-        code = record.get("code") or {}
-        named = {key for key in ("model_code", "data_code") if record["settings"].get(key)}
-        if not named and not code:
-            continue
-        if trust_code:
-            continue
-        good = isinstance(record.get("seal"), str) and hmac.compare_digest(record["seal"], seal(record["digest"], code))
-        if not good or named != set(code):
-            places = ", ".join(str(v) for v in code.values()) or ", ".join(sorted(named))
-            raise PlanError(
-                f"run '{folder}' would execute code ({places}) and was not made by this account; "
-                "read that code, then allow it with --trust-code"
-            )
+    if trust_code:
+        return
+    root = runs.history(run)[0]
+    train, record = runs.train_settings(run), runs.read_record(root)
+    code: dict[str, Any] = record.get("code") or {}
+    named = {key for key, spec in (("model_code", train.model), ("data_code", train.data)) if usercode.is_code(spec)}
+    if not named and not code:
+        return
+    mark = record.get("seal")
+    # The seal is over the digest and the digest over the settings: neither can be exchanged alone.
+    own = digest(train) == record.get("digest") and named == set(code) and isinstance(mark, str)
+    if not own or not hmac.compare_digest(str(mark), seal(record["digest"], code)):
+        places = ", ".join(str(v) for v in code.values()) or ", ".join(sorted({train.model, train.data}))
+        raise PlanError(
+            f"run '{root}' would execute code ({places}) and was not made by this account; "
+            "read that code, then allow it with --trust-code"
+        )

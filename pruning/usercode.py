@@ -88,7 +88,7 @@ def call(
         if key in offered or (key not in named and not takes_any):
             known = f"; allowed: {', '.join(allowed)}" if allowed else "; it has none"
             raise PlanError(f"{what} has no option '{key}'{suggest(key, allowed)}{known}")
-        if typed and not _fits(value, named[key].default):
+        if typed and key in named and not _fits(value, named[key].default):
             wanted = type(named[key].default).__name__
             raise PlanError(f"{what}: option '{key}' takes a value of type {wanted}, not {value!r}")
     for key, p in parameters.items():

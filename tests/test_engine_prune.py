@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
+from pruning.cli.main import app
+from typer.testing import CliRunner
 
 from pruning import checkpoint, engine, plan, runs
 from pruning.masks import Masks
@@ -68,6 +72,56 @@ def test_allocations_arrive(dense: Path) -> None:
         masks = masks_of(dense, plan.make(Prune, {"sparsity": 0.8, "allocation": allocation, **settings}))
         shares[allocation] = sum(masks[next(iter(masks))].flatten().tolist())
     assert len(set(shares.values())) >= 5  # uniform and equal rates agree
+
+
+def prune_by_command(dense: Path, *words: str) -> Result:
+    return CliRunner().invoke(app, ["prune", str(dense), "--json", *words])
+
+
+def test_layer_rates_from_a_file(dense: Path, tmp_path: Path) -> None:
+    names = list(masks_of(dense, Prune(sparsity=0.5)))
+    toml, json_file = tmp_path / "rates.toml", tmp_path / "rates.json"
+    toml.write_text(f"{names[0]} = 0.25\n'hidden.1*' = 1\n[fc]\nweight = 0.5\n")
+    json_file.write_text(json.dumps({names[0]: 0.25, "fc.weight": 0.5}))
+    totals = [mask.numel() for mask in masks_of(dense, Prune(sparsity=0.5)).values()]
+    keep = [round(0.25 * totals[0]), totals[1], round(0.5 * totals[2])]
+    for file in (toml, json_file):
+        result = prune_by_command(dense, "--sparsity", str(1 - sum(keep) / sum(totals)), "--layer-rates", str(file))
+        assert result.exit_code == 0, result.stderr
+        masks = Masks.load(Path(json.loads(result.stdout)["run"]) / runs.MASKS)
+        assert [int(mask.sum()) for mask in masks.values()] == keep
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--layer-rates", "absent.toml"], "layer rates 'absent.toml' cannot be read"),
+        (["--allocation", "rates"], "allocation 'rates' and layer_rates go together"),
+        (["--rounds", "3"], "rounds is not used by criterion 'magnitude'"),
+        (
+            ["--criterion", "synflow", "--set", "samples_per_class=3"],
+            "samples_per_class is not used by criterion 'synflow'",
+        ),
+        (["--criterion", "snp"], "did you mean 'snip'"),
+        (["--ablation", "shufle"], "did you mean 'shuffle'"),
+        (["--min-per-layer", "100"], "min_per_layer 100 needs"),
+    ],
+)
+def test_refusals_by_command(dense: Path, words: list[str], says: str) -> None:
+    before = sorted(dense.parent.iterdir())
+    result = prune_by_command(dense, "--sparsity", "0.9", *words)
+    assert result.exit_code == 1
+    assert says in " ".join(result.stderr.split())
+    assert sorted(dense.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("text", ["a = 'much'", "a = true", "", "a = "])
+def test_damaged_layer_rates(dense: Path, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "rates.toml"
+    file.write_text(text)
+    result = prune_by_command(dense, "--sparsity", "0.9", "--layer-rates", str(file))
+    assert result.exit_code == 1
+    assert f"layer rates '{file}'" in " ".join(result.stderr.split())
 
 
 def test_every_retraining_schedule(dense: Path) -> None:

@@ -22,8 +22,8 @@ FLOORS = (
     {"plan", "events", "seeds", "ops", "recipes"},
     {"usercode", "runs", "schedules"},
     {"masks", "trust", "checkpoint", "models", "data"},
-    {"flops", "optim", "criteria", "allocation", "structured", "ablations", "rewind", "methods"},
-    {"scoring", "settle"},
+    {"flops", "optim", "criteria", "allocation", "structured", "ablations", "rewind"},
+    {"scoring", "methods"},
     {"api"},
     {"loop"},
     {"engine"},
@@ -34,7 +34,6 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
 LONG = {
     "pruning/plan.py": 600,  # all settings, their checks and their reading: one page of reference
-    "pruning/masks.py": 330,  # what is prunable and the masks over it
 }
 
 
@@ -107,7 +106,7 @@ def roots(path: Path) -> set[str]:
 
 
 def test_plans_and_run_folders_are_read_without_torch() -> None:
-    for name in ("plan", "events", "runs", "trust", "settle"):
+    for name in ("plan", "events", "runs", "trust"):
         assert "torch" not in roots(ROOT / "pruning" / f"{name}.py")
 
 

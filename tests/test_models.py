@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from pruning import models
+from pruning.flops import count_macs
 from pruning.plan import PlanError
 
 CIFAR = (3, 32, 32)
+
+
+def blank(name: str, shape: tuple[int, ...], classes: int, options: dict[str, object]) -> nn.Module:
+    """Returns the network without drawing its weights, which for a wide one takes longer than all else."""
+    with torch.device("meta"):
+        return models.family(name)(shape, classes, **options)
 
 
 def weights(model: nn.Module) -> int:
@@ -34,32 +43,70 @@ def parameters(model: nn.Module) -> int:
         ("resnet110", {"shortcut": "TF"}, CIFAR, 1_722_672),
         ("lenet-300-100", {}, (1, 28, 28), 266_200),
         ("lenet-5", {}, (1, 28, 28), 430_500),
+        ("vgg11", {}, CIFAR, 9_222_848),
+        ("vgg16", {}, CIFAR, 14_715_584),
+        ("vgg16", {"bias": True, "last_pool": "avg"}, CIFAR, 14_715_584),
+        ("vgg19", {}, CIFAR, 20_024_000),
+        ("resnet18", {}, CIFAR, 11_164_352),
+        ("wrn-16-8", {}, CIFAR, 10_954_160),
+        ("wrn-14-8", {}, CIFAR, 11_084_160),
+        ("wrn-32-2", {}, CIFAR, 1_855_584),
     ],
 )
-def test_weight_counts(name: str, options: dict[str, str], shape: tuple[int, int, int], expected: int) -> None:
-    assert weights(models.build(name, shape, 10, options=options, seed=0)) == expected
+def test_weight_counts(name: str, options: dict[str, object], shape: tuple[int, int, int], expected: int) -> None:
+    assert weights(blank(name, shape, 10, options)) == expected
 
 
-def test_total_parameters_of_resnet56() -> None:
-    assert parameters(models.build("resnet56", CIFAR, 10, seed=0)) == 853_018
-    assert parameters(models.build("resnet56", CIFAR, 10, options={"shortcut": "B"}, seed=0)) == 855_770
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("resnet56", {}, 853_018),
+        ("resnet56", {"shortcut": "B"}, 855_770),
+        ("resnet18", {}, 11_173_962),
+        ("wrn-28-10", {}, 36_479_194),  # Zagoruyko & Komodakis 2016, Table 3: 36.5 M
+    ],
+)
+def test_counts_of_all_parameters(name: str, options: dict[str, object], expected: int) -> None:
+    assert parameters(blank(name, CIFAR, 10, options)) == expected
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+TINY = (3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape", "classes", "count", "macs"),
+    [
+        ("resnet20", {}, CIFAR, 10, 268_336, 40_551_040),
+        ("resnet20", {"shortcut": "TF"}, CIFAR, 10, 271_152, 41_075_328),
+        ("resnet56", {}, CIFAR, 10, 848_944, 125_485_696),
+        ("resnet110", {}, CIFAR, 10, 1_719_856, 252_887_680),
+        ("vgg16", {}, CIFAR, 10, 14_715_584, 313_201_664),
+        ("resnet18", {}, CIFAR, 10, 11_164_352, 555_422_720),
+        ("resnet18", {}, TINY, 200, 11_261_632, 2_221_772_800),
+        ("resnet18", {"stem": "7x7"}, TINY, 200, 11_269_312, 148_148_224),
+        ("wrn-28-10", {"form": "meliketoy"}, CIFAR, 100, 36_518_832, 5_951_175_168),
+        ("wrn-28-10", {}, CIFAR, 100, 36_518_832, 5_243_386_368),
+    ],
+)
+def test_dense_macs(name, options, shape, classes: int, count: int, macs: int) -> None:
+    model = blank(name, shape, classes, options).to_empty(device="cpu")
+    assert weights(model) == count
+    for convention in ("true", "shrinkbench"):  # equal where every convolution is padded by half its kernel
+        assert count_macs(model, torch.zeros(1, *shape), convention=convention).macs == macs
+
+
+@pytest.mark.parametrize("name", [name for name in models.MODELS if name not in ("wrn-28-10", "wrn-22-8", "wrn-20-8")])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (2, 29, 40)])
 def test_every_model_takes_any_image(name: str, shape: tuple[int, int, int]) -> None:
-    if name == "resnet110":
-        pytest.skip("the same blocks as resnet20, only more of them")
-    model = models.build(name, shape, 7, seed=0)
+    model = models.build(name, shape, 7, options={} if name.startswith("wrn") else {"width": 0.25}, seed=0)
     assert model(torch.randn(2, *shape)).shape == (2, 7)
     assert model.training
 
 
-@pytest.mark.parametrize("name", ["resnet20", "lenet-5", "lenet-300-100"])
+@pytest.mark.parametrize("name", ["resnet20", "lenet-5", "lenet-300-100", "vgg11", "resnet18"])
 def test_width_is_a_setting(name: str) -> None:
-    half = models.build(name, CIFAR, 10, options={"width": 0.5}, seed=0)
-    double = models.build(name, CIFAR, 10, options={"width": 2}, seed=0)
-    assert weights(half) < weights(models.build(name, CIFAR, 10, seed=0)) < weights(double)
+    half, one, double = (weights(blank(name, CIFAR, 10, {"width": width})) for width in (0.5, 1.0, 2.0))
+    assert half < one < double
 
 
 def test_names_carry_depths() -> None:
@@ -115,6 +162,14 @@ def test_norm_init() -> None:
         ("resnet20", {"width": True}, ["type float"]),
         ("resnet20", {"width": -1.0}, ["width"]),
         ("resnet20", {"classes": 3}, ["no option 'classes'"]),
+        ("vgg17", {}, ["vgg11, vgg13, vgg16, vgg19"]),
+        ("vgg16", {"last_pool": "min"}, ["allowed: max, avg"]),
+        ("resnet18", {"stem": "5x5"}, ["allowed: 3x3, 7x7"]),
+        ("wrn-27-10", {}, ["6n+4"]),
+        ("wrn-28-0", {}, ["6n+4"]),
+        ("wrn-16-8", {"form": "standart"}, ["did you mean 'standard'"]),
+        ("wrn-16-8", {"dropout": 1.0}, ["dropout"]),
+        ("wrn-14-8", {"dropout": 0.3}, ["neither dropout nor form"]),
     ],
 )
 def test_refusals_name_what_is_allowed(name: str, options: dict[str, object], words: list[str]) -> None:
@@ -122,6 +177,61 @@ def test_refusals_name_what_is_allowed(name: str, options: dict[str, object], wo
         models.build(name, CIFAR, 10, options=options, seed=0)
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_wide_resnets_put_the_stride_where_their_form_does() -> None:
+    standard, other = (
+        models.build("wrn-10-2", CIFAR, 10, options={"form": f}, seed=0) for f in ("standard", "meliketoy")
+    )
+    assert (standard.layer2[0].conv1.stride, standard.layer2[0].conv2.stride) == ((2, 2), (1, 1))
+    assert (other.layer2[0].conv1.stride, other.layer2[0].conv2.stride) == ((1, 1), (2, 2))
+    assert standard.conv1.bias is None
+    assert other.conv1.bias is not None
+
+
+def test_torchvision_models() -> None:
+    pytest.importorskip("torchvision")
+    resnet50 = blank("torchvision:resnet50", (3, 224, 224), 1000, {}).to_empty(device="cpu")
+    assert weights(resnet50) == 25_502_912
+    assert count_macs(resnet50, torch.zeros(1, 3, 224, 224)).macs == 4_089_184_256
+    small = models.build("torchvision:squeezenet1_1", (3, 64, 64), 5, options={"dropout": 0.1}, seed=0)
+    assert small(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
+    googlenet = models.build("torchvision:googlenet", (3, 64, 64), 5, options={"init_weights": False}, seed=0)
+    assert googlenet(torch.zeros(2, 3, 64, 64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("torchvision:resnet19", {}, ["no classification model 'resnet19'", "did you mean 'resnet1"]),
+        ("torchvision:fcn_resnet50", {}, ["no classification model"]),
+        ("torchvision:resnet18", {"depth": 3}, ["depth"]),
+        ("torchvision:alexnet", {}, ["does not run on images of 3x32x32"]),
+    ],
+)
+def test_torchvision_models_refused(name: str, options: dict[str, object], words: list[str]) -> None:
+    pytest.importorskip("torchvision")
+    with pytest.raises(PlanError) as caught:
+        models.build(name, CIFAR, 5, options=options, seed=0)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_timm_models() -> None:
+    pytest.importorskip("timm")
+    model = models.build("timm:resnet18", (1, 32, 32), 5, seed=0)
+    assert model.conv1.in_channels == 1
+    with pytest.raises(PlanError, match=r"timm has no classification model 'resnet_18'"):
+        models.build("timm:resnet_18", CIFAR, 5, seed=0)
+    with pytest.raises(PlanError, match="random weights"):
+        models.build("timm:resnet18", CIFAR, 5, options={"pretrained": True}, seed=0)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_library_that_is_not_installed(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in [library, "torchvision.models"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PlanError, match=f"pip install {library}"):
+        models.build(f"{library}:resnet18", CIFAR, 10, seed=0)
 
 
 OWN = """
@@ -148,6 +258,9 @@ class Pair(nn.Module):
     def forward(self, x):
         return self.fc(x.flatten(1)), x
 
+def tokens(classes):
+    return nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.LazyLinear(classes))
+
 def broken():
     raise KeyError("no such layer")
 """
@@ -166,6 +279,8 @@ def test_own_model(own) -> None:
     assert own("bare")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
     assert own("lazy")[1].in_features == 64
     again = own("net")
+    words = models.build("own.py:tokens", (7,), 3, seed=0)
+    assert words(torch.zeros(1, 7, dtype=torch.int64)).shape == (1, 3)
     assert torch.equal(own("net")[1].weight, again[1].weight)
 
 
@@ -174,7 +289,7 @@ def test_own_model(own) -> None:
     [
         ("nothing", ["must be a torch.nn.Module", "NoneType"]),
         ("Pair", ["must return a tensor, not tuple"]),
-        ("broken", ["KeyError", "no such layer", "line 26"]),
+        ("broken", ["KeyError", "no such layer", "line 29"]),
         ("absent", ["no function 'absent'"]),
     ],
 )

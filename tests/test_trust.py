@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pruning import runs, trust
-from pruning.plan import PlanError, Train
+from pruning.plan import PlanError, Train, digest
 
 
 @pytest.fixture
@@ -15,11 +15,15 @@ def own_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
-def code_run(out: Path, name: str, code: dict[str, str], seal: str | None) -> Path:
-    settings = Train(model="net.py:build", model_code="0" * 64, data="digits").model_dump(mode="json")
+TRAIN = Train(model="net.py:build", model_code="0" * 64, data="digits")
+DIGEST = digest(TRAIN)
+
+
+def code_run(out: Path, name: str, code: dict[str, str], seal: str | None, train: Train = TRAIN) -> Path:
+    settings = train.model_dump(mode="json")
     run = out / name
     run.mkdir()
-    record = {"schema": 1, "settings": settings, "parent": None, "digest": "d" * 64, "code": code}
+    record = {"schema": 1, "settings": settings, "parent": None, "digest": DIGEST, "code": code}
     runs.write_json(run / runs.PHASE, record | ({"seal": seal} if seal else {}))
     return run
 
@@ -27,11 +31,11 @@ def code_run(out: Path, name: str, code: dict[str, str], seal: str | None) -> Pa
 @pytest.mark.usefixtures("own_account")
 def test_code_of_this_account_is_trusted_and_no_other(tmp_path: Path) -> None:
     code = {"model_code": "/home/me/net.py"}
-    trust.check_trust(code_run(tmp_path, "own", code, trust.seal("d" * 64, code)), trust_code=False)
+    trust.check_trust(code_run(tmp_path, "own", code, trust.seal(DIGEST, code)), trust_code=False)
     for name, bad in (
         ("none", None),
         ("other", "f" * 64),
-        ("moved", trust.seal("d" * 64, {"model_code": "/tmp/net.py"})),
+        ("moved", trust.seal(DIGEST, {"model_code": "/tmp/net.py"})),
     ):
         run = code_run(tmp_path, name, code, bad)
         with pytest.raises(PlanError, match="--trust-code"):
@@ -42,7 +46,16 @@ def test_code_of_this_account_is_trusted_and_no_other(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("own_account")
 def test_code_named_in_settings_alone_is_not_trusted(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="--trust-code"):
-        trust.check_trust(code_run(tmp_path, "a", {}, trust.seal("d" * 64, {})), trust_code=False)
+        trust.check_trust(code_run(tmp_path, "a", {}, trust.seal(DIGEST, {})), trust_code=False)
+
+
+@pytest.mark.usefixtures("own_account")
+def test_a_seal_does_not_pass_to_other_settings(tmp_path: Path) -> None:
+    code = {"model_code": "/home/me/net.py"}
+    other = Train(model="net.py:another", model_code="0" * 64, data="digits")
+    run = code_run(tmp_path, "a", code, trust.seal(DIGEST, code), other)
+    with pytest.raises(PlanError, match="--trust-code"):
+        trust.check_trust(run, trust_code=False)
 
 
 @pytest.mark.usefixtures("own_account")

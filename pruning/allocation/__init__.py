@@ -8,6 +8,7 @@ share is of what it has left.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from pruning.allocation.lamp import lamp
 from pruning.masks import Masks
 from pruning.plan import PlanError, suggest
 
-__all__ = ["ALLOCATIONS", "allocate", "collapsed", "lamp", "layer_counts"]
+__all__ = ["ALLOCATIONS", "Share", "allocate", "collapsed", "lamp", "layer_counts", "shared"]
 
 ALLOCATIONS: dict[str, str] = {
     "global": "one ranking over all layers",
@@ -42,19 +43,45 @@ def allocate(
     """Returns the masks that keep the highest scores, round(density * total) of them, shared out by `allocation`.
 
     `density` counts all scored weights, also those that the present `masks` have pruned already. `min_per_layer`
-    weights stay in every layer, or all that it has left. `rates` {name or pattern: density} belongs to the allocation
-    "rates"; with it `density` may be None, for what the rates amount to.
+    weights stay in every layer, or all that it has left. `rates` {name or pattern: density} belongs to the
+    allocation "rates"; with it `density` may be None, for what the rates amount to.
     """
-    _check(scores, density, allocation, masks, rates)
-    names = list(scores)
-    tensors = [scores[name] for name in names]
-    alive = None if masks is None else [masks[name].to(scores[name].device) for name in names]
-    left = [score.numel() for score in tensors] if alive is None else [int(mask.sum()) for mask in alive]
-    shapes = {name: scores[name].shape for name in names}
-    if density is None:
-        keep = sum(given_counts(shapes, rates or {}, left))
+    if broken := [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]:
+        raise PlanError(f"the scores of '{broken[0]}' are not finite")
+    shapes = {name: score.shape for name, score in scores.items()}
+    share = shared(shapes, density, allocation, masks=masks, min_per_layer=min_per_layer, rates=rates)
+    tensors = list(scores.values())
+    alive = None if masks is None else [masks[name].to(score.device) for name, score in scores.items()]
+    if share.counts is not None:
+        chosen = ops.topk_masks(tensors, share.counts, alive=alive)
     else:
-        keep = round(density * sum(score.numel() for score in tensors))
+        chosen = _ranked(lamp(tensors, alive) if allocation == "lamp" else tensors, share.keep, alive, share.least)
+    return Masks(dict(zip(scores, chosen, strict=True)))
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many weights stay in all and at least in each layer; `counts` in each, where no scores decide on that."""
+
+    keep: int
+    least: list[int]
+    counts: list[int] | None
+
+
+def shared(
+    shapes: Mapping[str, torch.Size],
+    density: float | None,
+    allocation: str = "global",
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    min_per_layer: int = 0,
+    rates: Mapping[str, float] | None = None,
+) -> Share:
+    """Returns what :func:`allocate` will keep of weights of these shapes; raises PlanError where it cannot be done."""
+    _check(shapes, density, allocation, masks, rates)
+    sizes = [shape.numel() for shape in shapes.values()]
+    left = sizes if masks is None else [int(masks[name].sum()) for name in shapes]
+    keep = sum(given_counts(shapes, rates or {}, left)) if density is None else round(density * sum(sizes))
     if keep > sum(left):
         raise PlanError(
             f"density {density} asks for {keep} weights, but only {sum(left)} are left: pruned weights do not return"
@@ -62,12 +89,9 @@ def allocate(
     least = [min(min_per_layer, count) for count in left]
     if sum(least) > keep:
         raise PlanError(f"min_per_layer {min_per_layer} needs {sum(least)} weights, but {keep} are to be kept")
-
     if allocation in ("global", "lamp"):
-        ranking = tensors if allocation == "global" else lamp(tensors, alive)
-        return Masks(dict(zip(names, _ranked(ranking, keep, alive, least), strict=True)))
-    counts = layer_counts(shapes, keep, allocation, left=left, least=least, rates=rates)
-    return Masks(dict(zip(names, ops.topk_masks(tensors, counts, alive=alive), strict=True)))
+        return Share(keep, least, None)
+    return Share(keep, least, layer_counts(shapes, keep, allocation, left=left, least=least, rates=rates))
 
 
 def collapsed(masks: Mapping[str, Tensor]) -> list[str]:
@@ -85,7 +109,7 @@ def _ranked(ranking: list[Tensor], keep: int, alive: list[Tensor] | None, least:
 
 
 def _check(
-    scores: Mapping[str, Tensor],
+    shapes: Mapping[str, torch.Size],
     density: float | None,
     allocation: str,
     masks: Mapping[str, Tensor] | None,
@@ -98,12 +122,10 @@ def _check(
         raise PlanError(f"allocation '{allocation}' needs a density")
     if density is not None and not 0 <= density <= 1:
         raise PlanError(f"density must lie in [0, 1], not {density}")
-    if not scores:
+    if not shapes:
         raise PlanError("there is nothing to prune: no weight has a score")
     if (rates is not None) != (allocation == "rates"):
         raise PlanError("allocation 'rates' and layer rates go together: give both or neither")
-    for name, score in scores.items():
-        if not bool(torch.isfinite(score).all()):
-            raise PlanError(f"the scores of '{name}' are not finite")
-        if masks is not None and (name not in masks or masks[name].shape != score.shape):
+    for name, shape in shapes.items():
+        if masks is not None and (name not in masks or masks[name].shape != shape):
             raise PlanError(f"the present masks do not fit the scores of '{name}'")

@@ -14,19 +14,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning import checkpoint, rewind, runs, schedules, trust
+from pruning import checkpoint, methods, rewind, runs, schedules, trust
 from pruning.engine import decide
-from pruning.engine.fitting import fit_in, split_state
+from pruning.engine.fitting import fit_in, optimizer_state, split_state
 from pruning.engine.impact import impact
 from pruning.engine.looking import check_kept, evaluate_run, load_model, preview
-from pruning.engine.results import load_state, measure, summarize
-from pruning.engine.session import Session, Setting, open_session, recorded, setting
+from pruning.engine.results import accuracy_on_test, load_state, measure, summarize
+from pruning.engine.session import Session, Setting, open_session, recorded, setting, settle, stamp
 from pruning.events import PhaseDone, PhaseStarted, Warned
-from pruning.masks import Masks
-from pruning.methods import METHODS
+from pruning.masks import Masks, prunable
+from pruning.methods import Method
 from pruning.plan import SCHEMA, Plan, PlanError, Prune, Retrain, Train, digest
 from pruning.seeds import derive
-from pruning.settle import settle, stamp
 
 __all__ = ["Job", "advance", "dense_schedule", "evaluate_run", "load_model", "preview", "run"]
 
@@ -148,15 +147,23 @@ def _prepare(session: Session, job: Job) -> Callable[[], dict[str, Any]]:
 def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dict[str, Any]]:
     network = job.setting.build(phase.seed)
     job.setting.check(network)
-    method = METHODS[phase.method]()
+    prunable(network)  # refuses a network in which nothing can be pruned or counted
     steps = job.setting.data.steps_per_epoch(phase.batch_size)
+    method = methods.for_training(phase, steps)
+    extra = method.attach(network)
 
     def make() -> dict[str, Any]:
-        momenta = fit_in(
+        optimizer = fit_in(
             session, job.setting, job.folder, network, phase="train", cycle=0, epochs=phase.epochs, lr=dense_schedule(phase, steps),
-            masks=None, method=method, momenta={}, keep=phase.keep_epochs,
+            method=method, extra=extra, momenta={}, keep=phase.keep_epochs,
         )  # fmt: skip
-        return _finish(job, network, method.finish(), momenta, epochs=phase.epochs)
+        before = None if phase.method == "none" else accuracy_on_test(job.setting, network)
+        masks = method.finish()
+        momenta = optimizer_state(optimizer, network)
+        summary = _finish(
+            job, network, masks, momenta if masks is None else _masked(momenta, masks), epochs=phase.epochs
+        )
+        return summary if before is None else {**summary, "accuracy_before_prune": before}
 
     return make
 
@@ -165,7 +172,7 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
     assert job.parent is not None
     network = job.setting.build(job.setting.train.seed)
     present, momenta = load_state(job.parent, network)
-    decide.check(network, phase, present)
+    decide.check(job.setting, network, phase, present)
 
     def make() -> dict[str, Any]:
         session.tell(PhaseStarted(str(job.folder), "prune", 0, 0))
@@ -195,11 +202,11 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     epochs = rewind.epochs(phase, train.epochs)
 
     def make() -> dict[str, Any]:
-        final = fit_in(
+        optimizer = fit_in(
             session, job.setting, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs,
-            lr=_retrain_schedule(job, phase), masks=masks, method=METHODS["none"](), momenta=momenta,
+            lr=_retrain_schedule(job, phase), method=Method(masks), extra=[], momenta=momenta,
         )  # fmt: skip
-        return _finish(job, network, masks, final, epochs=epochs)
+        return _finish(job, network, masks, optimizer_state(optimizer, network), epochs=epochs)
 
     return make
 
@@ -214,6 +221,7 @@ def dense_schedule(train: Train, steps_per_epoch: int) -> Callable[[int], float]
         milestones=train.milestones,
         gamma=train.gamma,
         warmup_epochs=train.warmup_epochs,
+        restarts=methods.restarts(train, steps_per_epoch),
     )
 
 

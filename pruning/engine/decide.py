@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from pruning import ablations, api
+from pruning.allocation import shared
 from pruning.criteria import CRITERIA
 from pruning.engine.session import Session, Setting
 from pruning.masks import Masks, keep_count, prunable
@@ -14,7 +15,7 @@ from pruning.seeds import derive, generator
 SAMPLES_PER_CLASS = 10  # Frankle et al. (2021, section 3)
 
 
-def check(network: nn.Module, phase: Prune, present: Masks | None) -> None:
+def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> None:
     """Raises PlanError where the phase cannot be done to the network."""
     weights = prunable(network, phase.exclude)
     if present is not None and list(present) != list(weights):
@@ -26,6 +27,16 @@ def check(network: nn.Module, phase: Prune, present: Masks | None) -> None:
     kept = total if present is None else present.kept
     if keep_count(total, phase.sparsity) > kept:
         raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {1 - kept / total:g}")
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    shared(
+        shapes,
+        1.0 - phase.sparsity,
+        phase.allocation,
+        masks=present,
+        min_per_layer=phase.min_per_layer,
+        rates=phase.layer_rates or None,
+    )
+    _sample(setting, phase)
 
 
 def masks(session: Session, setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> Masks:

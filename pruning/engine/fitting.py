@@ -16,7 +16,8 @@ from pruning.engine.tracking import tracker
 from pruning.events import EpochDone, PhaseStarted
 from pruning.masks import Masks
 from pruning.methods import Method
-from pruning.optim import MaskedSGD, enforce
+from pruning.methods.reparametrized import plain_names
+from pruning.optim import MaskedSGD
 from pruning.plan import PlanError, Train
 from pruning.seeds import derive
 
@@ -25,10 +26,8 @@ SAVE_EVERY = 5.0  # seconds between two resume files; what lies between is run a
 _MODEL, _METHOD = "model:", "method:"
 
 
-def make_optimizer(
-    network: nn.Module, train: Train, masks: Masks | None, extra: list[dict[str, Any]]
-) -> torch.optim.Optimizer:
-    """Returns the optimizer of the settings, the masks enforced by it; `extra` holds a method's own parameter groups."""
+def make_optimizer(network: nn.Module, train: Train, extra: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Returns the optimizer of the settings; `extra` holds a method's own parameter groups."""
     ours = {id(p) for group in extra for p in group["params"]}
     weights = [p for p in network.parameters() if id(p) not in ours]
     if train.decay_norm_and_bias:
@@ -41,17 +40,11 @@ def make_optimizer(
         groups = [group for group in groups if group["params"]]
     groups += extra
     if train.optimizer == "sgd":
-        sgd = MaskedSGD(
+        return MaskedSGD(
             groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, weight_decay=train.weight_decay
         )
-        if masks is not None:
-            sgd.set_masks(network, masks)
-        return sgd
     kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
-    optimizer = kind(groups, lr=train.lr, betas=(train.momentum, 0.999), weight_decay=train.weight_decay)
-    if masks is not None:
-        enforce(optimizer, network, masks)
-    return optimizer
+    return kind(groups, lr=train.lr, betas=(train.momentum, 0.999), weight_decay=train.weight_decay)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
@@ -97,15 +90,19 @@ def fit_in(
     cycle: int,
     epochs: int,
     lr: Callable[[int], float],
-    masks: Masks | None,
     method: Method,
+    extra: list[dict[str, Any]],
     momenta: dict[str, Tensor],
     keep: tuple[int, ...] = (),
-) -> dict[str, Tensor]:
-    """Trains the network inside the run folder, from its resume file where there is one; returns the optimizer's tensors."""
+) -> torch.optim.Optimizer:
+    """Returns the optimizer after training the network inside the run folder, from its resume file where there is one.
+
+    `extra` is what the method returned when it was attached.
+    """
     train = setting.train
-    optimizer = make_optimizer(network, train, masks, method.attach(network))
-    load_optimizer_state(optimizer, network, momenta, masks)
+    optimizer = make_optimizer(network, train, extra)
+    method.bind(network, optimizer)
+    load_optimizer_state(optimizer, network, momenta, method.masks)
     first = 0
     resume = run / runs.RESUME
     if resume.exists():
@@ -114,9 +111,9 @@ def fit_in(
         checkpoint.restore(network, _part(tensors, _MODEL), resume)
         method.load_state(_part(tensors, _METHOD))
         rest = {name: t for name, t in tensors.items() if not name.startswith((_MODEL, _METHOD))}
-        load_optimizer_state(optimizer, network, rest, masks)
+        load_optimizer_state(optimizer, network, rest, method.masks)
     elif 0 in keep:
-        checkpoint.save(run / runs.epoch_file(0), checkpoint.state(network), {"epoch": 0})
+        checkpoint.save(run / runs.epoch_file(0), plain_names(checkpoint.state(network)), {"epoch": 0})
     runs.trim_log(run, first)
     steps = setting.data.steps_per_epoch(train.batch_size)
     session.tell(PhaseStarted(str(run), phase, epochs, epochs * steps, first))
@@ -130,7 +127,7 @@ def fit_in(
         track(record)
         if epoch in keep:
             tensors = {**checkpoint.state(network), **optimizer_state(optimizer, network)}
-            checkpoint.save(run / runs.epoch_file(epoch), tensors, {"epoch": epoch})
+            checkpoint.save(run / runs.epoch_file(epoch), plain_names(tensors), {"epoch": epoch})
         if time.perf_counter() - saved > SAVE_EVERY and epoch < epochs:
             tensors = {f"{_MODEL}{name}": t for name, t in checkpoint.state(network).items()}
             tensors |= {f"{_METHOD}{name}": t for name, t in method.state().items()}
@@ -149,7 +146,6 @@ def fit_in(
         method=method,
         device=setting.device,
         first_epoch=first,
-        masks=masks,
         precision=train.precision,
         label_smoothing=train.label_smoothing,
         clip_norm=train.clip_norm,
@@ -157,7 +153,7 @@ def fit_in(
         tell=session.tell,
     )
     track(None)
-    return optimizer_state(optimizer, network)
+    return optimizer
 
 
 def split_state(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -48,6 +48,12 @@ def measure(setting: Setting, network: nn.Module, masks: Masks | None, exclude: 
     }
 
 
+def accuracy_on_test(setting: Setting, network: nn.Module) -> float:
+    """Returns the network's accuracy on the test images, as it stands."""
+    batches = setting.data.batches("test", loop.EVALUATION_BATCH)
+    return loop.evaluate(network, batches, setting.device, setting.train.precision)[0]
+
+
 def summarize(setting: Setting, run: Path, phase: str, measured: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Returns the whole of summary.json: the contract's keys, layer counts, and what a reader needs to build the network."""
     summary = {

@@ -14,6 +14,8 @@ from pruning import ops
 from pruning.masks import files
 from pruning.plan import PlanError, suggest
 
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> integers of that size
+
 
 def keep_count(total: int, sparsity: float) -> int:
     """Returns how many of `total` weights stay at `sparsity`: round((1 - sparsity) * total)."""
@@ -122,8 +124,8 @@ class Masks(Mapping[str, Tensor]):
             value = state[name].detach()
             if value.shape != mask.shape:
                 raise PlanError(f"the mask of '{name}' is {list(mask.shape)}, the weight {list(value.shape)}")
-            wrong = (value != 0) | value.signbit()
-            if bool((wrong & ~mask.to(value.device)).any()):
+            bits = value.view(_BITS[value.element_size()])  # all 0 in +0 alone
+            if bool((bits.bool() & ~mask.to(value.device)).any()):
                 out.append(name)
         return out
 

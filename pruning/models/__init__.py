@@ -12,7 +12,11 @@ from torch import nn
 
 from pruning import seeds, usercode
 from pruning.models.lenet import Shape, lenet5, perceptron
+from pruning.models.libraries import timm_model, torchvision_model
+from pruning.models.resnet import resnet
 from pruning.models.resnet_cifar import resnet_cifar
+from pruning.models.vgg import vgg
+from pruning.models.wide_resnet import wide_resnet
 from pruning.plan import PlanError, suggest
 
 MODELS: dict[str, str] = {
@@ -23,13 +27,30 @@ MODELS: dict[str, str] = {
     "resnet44": "CIFAR ResNet, 44 layers",
     "resnet56": "CIFAR ResNet, 56 layers",
     "resnet110": "CIFAR ResNet, 110 layers",
+    "resnet18": "ResNet-18 for small images; options stem=3x3|7x7, width",
+    "resnet34": "ResNet-34 for small images; options stem=3x3|7x7, width",
+    "vgg11": "VGG-11 with normalization and one linear layer; options width, bias, last_pool=max|avg",
+    "vgg13": "VGG-13 like it",
+    "vgg16": "VGG-16 like it",
+    "vgg19": "VGG-19 like it",
+    "wrn-16-8": "Wide ResNet of 16 layers, 8 times as wide; wrn-DEPTH-WIDTH for others; options dropout, form",
+    "wrn-22-8": "Wide ResNet of 22 layers, 8 times as wide",
+    "wrn-28-10": "Wide ResNet of 28 layers, 10 times as wide; form=meliketoy as Zimmer et al. have it",
+    "wrn-14-8": "ResNet-14 with 8 times its channels: Frankle et al.'s replica of wrn-16-8",
+    "wrn-20-8": "ResNet-20 with 8 times its channels: Frankle et al.'s replica of wrn-22-8",
+    "wrn-32-2": "ResNet-32 with twice its channels (Wang et al. 2020)",
 }
 
 # name pattern -> builder; the pattern's groups come first in its arguments, its keyword-only arguments are the options
 FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
     (r"lenet-5", lenet5),
     (r"lenet-(\d+(?:-\d+)+)", perceptron),
+    (r"resnet(18|34)", resnet),
     (r"resnet(\d+)", resnet_cifar),
+    (r"vgg(\d+)", vgg),
+    (r"wrn-(\d+)-(\d+)", wide_resnet),
+    (r"torchvision:(.*)", torchvision_model),
+    (r"timm:(.*)", timm_model),
 )
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
@@ -58,7 +79,7 @@ def build(
         if usercode.is_code(name):
             model = usercode.call(what, usercode.load(name), offered, options or {})
         else:
-            model = usercode.call(what, _family(name), offered, options or {}, typed=True)
+            model = usercode.call(what, family(name), offered, options or {}, typed=True)
         if not isinstance(model, nn.Module):
             raise PlanError(f"{what} must be a torch.nn.Module; the function returned {type(model).__name__}")
         check(model, tuple(shape), classes, what)
@@ -67,19 +88,29 @@ def build(
 
 
 def check(model: nn.Module, shape: Shape, classes: int, what: str = "the model") -> None:
-    """Returns nothing; raises PlanError unless the model maps two blank images, in eval mode, to [2, classes]."""
+    """Returns nothing; raises PlanError unless the model maps two blank images, in eval mode, to [2, classes].
+
+    A model that takes no images is tried on zeros as indices, which is what the first layer of a text's model takes.
+    """
     size = "x".join(map(str, shape))
     model.eval()
     try:
-        with torch.no_grad():
-            out = model(torch.zeros(2, *shape))
+        out = _try(model, torch.zeros(2, *shape))
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise PlanError(f"{what} does not run on images of {size}: {type(error).__name__}: {reason}") from error
+        try:
+            out = _try(model, torch.zeros(2, *shape, dtype=torch.int64))
+        except Exception:
+            reason = " ".join(str(error).split())
+            raise PlanError(f"{what} does not run on images of {size}: {type(error).__name__}: {reason}") from error
     if not isinstance(out, torch.Tensor):
         raise PlanError(f"{what} must return a tensor, not {type(out).__name__}")
     if out.shape != (2, classes):
         raise PlanError(f"{what} must return [2, {classes}] for two images, {classes} classes, not {list(out.shape)}")
+
+
+def _try(model: nn.Module, x: torch.Tensor) -> Any:
+    with torch.no_grad():
+        return model(x)
 
 
 def initialize(model: nn.Module, weight_init: str, norm_init: str) -> None:
@@ -98,12 +129,13 @@ def initialize(model: nn.Module, weight_init: str, norm_init: str) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def _family(name: str) -> Callable[..., nn.Module]:
+def family(name: str) -> Callable[..., nn.Module]:
+    """Returns the function of (shape, classes, options) that builds the network `name`; raises PlanError for others."""
     for pattern, builder in FAMILIES:
         match = re.fullmatch(pattern, name)
         if match:
             return functools.partial(builder, *match.groups())
     raise PlanError(
         f"model '{name}' is unknown{suggest(name, MODELS)}; allowed: {', '.join(MODELS)}, "
-        "file.py:function or package.module:function"
+        "torchvision:NAME, timm:NAME, file.py:function or package.module:function"
     )

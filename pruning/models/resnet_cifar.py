@@ -17,7 +17,7 @@ from pruning.models.lenet import Shape, scaled
 from pruning.plan import PlanError, suggest
 
 SHORTCUTS = ("A", "B", "TF")
-IMAGENET = ("18", "34", "50", "101", "152")
+IMAGENET = ("50", "101", "152")
 
 
 class Pad(nn.Module):
@@ -56,9 +56,9 @@ class CifarResNet(nn.Module):
         first, second, third = (scaled(n, width) for n in (16, 32, 64))
         self.conv1 = nn.Conv2d(shape[0], first, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(first)
-        self.layer1 = _stage(first, first, 1, blocks, shortcut)
-        self.layer2 = _stage(first, second, 2, blocks, shortcut)
-        self.layer3 = _stage(second, third, 2, blocks, shortcut)
+        self.layer1 = stage(first, first, 1, blocks, shortcut)
+        self.layer2 = stage(first, second, 2, blocks, shortcut)
+        self.layer3 = stage(second, third, 2, blocks, shortcut)
         self.fc = nn.Linear(third, classes)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
@@ -67,7 +67,8 @@ class CifarResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def _stage(inputs: int, outputs: int, stride: int, blocks: int, shortcut: str) -> nn.Sequential:
+def stage(inputs: int, outputs: int, stride: int, blocks: int, shortcut: str) -> nn.Sequential:
+    """Returns the blocks of one stage, the first of which changes resolution and channels."""
     around: nn.Module = nn.Identity()
     if shortcut == "TF" or (shortcut == "B" and (stride != 1 or inputs != outputs)):
         around = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))

@@ -1,0 +1,389 @@
+"""SGD under masks is torch's SGD for what survives; what is pruned is +0 after every step, with any optimizer."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning.masks import Masks, prunable
+from pruning.optim import MaskedSGD, enforce, mask_gradients
+from pruning.plan import PlanError
+
+SETTINGS = [
+    {"lr": 0.1},
+    {"lr": 0.1, "weight_decay": 0.01},
+    {"lr": 0.1, "momentum": 0.9},
+    {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "dampening": 0.3},
+    {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+]
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+def batches(n: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(6, 2, 4, 4, generator=generator) for _ in range(n)]
+
+
+def halves(model: nn.Module, seed: int = 0) -> Masks:
+    generator = torch.Generator().manual_seed(seed)
+    return Masks({n: torch.rand(w.shape, generator=generator) < 0.5 for n, w in prunable(model).items()})
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4, seed: int = 0) -> None:
+    for x in batches(steps, seed):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def momenta(optimizer: torch.optim.Optimizer, model: nn.Module, key: str = "momentum_buffer") -> dict[str, Tensor]:
+    return {n: s[key] for n, p in model.named_parameters() if key in (s := optimizer.state.get(p, {}))}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# --- as torch's ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_without_masks_it_is_torch_to_the_bit(settings: dict[str, Any]) -> None:
+    ours, theirs = network(), network()
+    a, b = MaskedSGD(ours.parameters(), **settings), torch.optim.SGD(theirs.parameters(), **settings)
+    train(ours, a)
+    train(theirs, b)
+    assert same(ours.state_dict(), theirs.state_dict())
+    assert same(momenta(a, ours), momenta(b, theirs))
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_full_masks_change_no_more_than_rounding(settings: dict[str, Any]) -> None:
+    ours, theirs = network(), network()
+    a, b = MaskedSGD(ours.parameters(), **settings), torch.optim.SGD(theirs.parameters(), **settings)
+    a.set_masks(ours, Masks.full(prunable(ours)))
+    train(ours, a)
+    train(theirs, b)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+    for mine, other in zip(momenta(a, ours).values(), momenta(b, theirs).values(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_survivors_move_as_in_torch_with_weights_and_gradients_masked_in_float64(settings: dict[str, Any]) -> None:
+    ours, theirs = network().double(), network().double()
+    masks = halves(ours)
+    a, b = MaskedSGD(ours.parameters(), **settings), torch.optim.SGD(theirs.parameters(), **settings)
+    a.set_masks(ours, masks)
+    for x in batches(5):
+        x = x.double()
+        masks.apply(theirs)
+        for model, optimizer in ((ours, a), (theirs, b)):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+        mask_gradients(theirs, masks)
+        a.step()
+        b.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+
+
+def test_groups_have_their_own_settings() -> None:
+    ours, theirs = network(), network()
+
+    def groups(model: nn.Module) -> list[dict[str, Any]]:
+        weights, rest = [list(g) for g in (model[0].parameters(), model[4].parameters())]
+        return [{"params": weights, "lr": 0.2, "weight_decay": 0.1}, {"params": rest, "momentum": 0.5}]
+
+    a, b = MaskedSGD(groups(ours), lr=0.1), torch.optim.SGD(groups(theirs), lr=0.1)
+    a.set_masks(ours, Masks.full(prunable(ours)))
+    train(ours, a)
+    train(theirs, b)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+def test_schedulers_tensor_rates_and_closures_work() -> None:
+    ours, theirs = network(), network()
+    a = MaskedSGD(ours.parameters(), lr=torch.tensor(0.1), momentum=0.9)
+    b = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9)
+    a.set_masks(ours, Masks.full(prunable(ours)))
+    for optimizer, model in ((a, ours), (b, theirs)):
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        for x in batches(3):
+
+            def closure(
+                model: nn.Module = model, optimizer: torch.optim.Optimizer = optimizer, x: Tensor = x
+            ) -> Tensor:
+                optimizer.zero_grad()
+                loss = model(x).square().mean()
+                loss.backward()
+                return loss
+
+            assert float(optimizer.step(closure).detach()) > 0
+            schedule.step()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [{"lr": -1.0}, {"momentum": -0.1}, {"nesterov": True}])
+def test_what_torch_refuses_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        MaskedSGD(network().parameters(), **bad)
+
+
+# --- what is pruned -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("settings", "seed"), list(itertools.product(SETTINGS, range(3))))
+def test_pruned_weights_and_momenta_are_plus_zero_at_once_and_after_every_step(
+    settings: dict[str, Any], seed: int
+) -> None:
+    model = network(seed)
+    optimizer = MaskedSGD(model.parameters(), **settings)
+    train(model, optimizer, 2)
+    masks = halves(model, seed)
+    optimizer.set_masks(model, masks)
+    for x in [*batches(3, seed), batches(1)[0] * float("nan")]:
+        assert masks.violations(model.state_dict()) == []
+        assert masks.violations(momenta(optimizer, model)) == []
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+    assert masks.violations(model.state_dict()) == []
+    assert masks.violations(momenta(optimizer, model)) == []
+
+
+def test_weights_without_a_gradient_stay_and_their_pruned_ones_are_held() -> None:
+    model = network()
+    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, optimizer, 1)
+    masks = halves(model)
+    optimizer.set_masks(model, masks)
+    before = copy.deepcopy(model.state_dict())
+    optimizer.zero_grad()
+    with torch.no_grad():
+        model[4].weight[~masks["4.weight"]] = 7.0  # somebody else's doing
+    optimizer.step()
+    assert same(before, model.state_dict())
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    optimizer.step()
+    assert torch.equal(model[4].weight, before["4.weight"])
+    assert not torch.equal(model[0].weight, before["0.weight"])
+    assert masks.violations(model.state_dict()) == []
+
+
+def test_a_frozen_weight_is_pruned_and_does_not_move() -> None:
+    model = network()
+    model[4].weight.requires_grad_(False)
+    masks = halves(model)
+    expected = model[4].weight.where(masks["4.weight"], 0.0)
+    optimizer = MaskedSGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    optimizer.set_masks(model, masks)
+    train(model, optimizer)
+    assert torch.equal(model[4].weight, expected)
+
+
+def test_masks_are_replaced_cleared_and_changed_in_place() -> None:
+    model = network()
+    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    first, second = halves(model, 1), halves(model, 2)
+    optimizer.set_masks(model, first)
+    train(model, optimizer)
+    optimizer.set_masks(model, second)
+    train(model, optimizer)
+    assert second.violations(model.state_dict()) == []
+    assert first.violations(model.state_dict()) == list(first)
+    second["4.weight"].logical_and_(first["4.weight"])
+    train(model, optimizer)
+    assert second.violations(model.state_dict()) == []
+    optimizer.clear_masks()
+    train(model, optimizer)
+    assert second.violations(model.state_dict()) == list(second)
+
+
+def test_a_shared_weight_has_one_mask() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    masks = halves(model)
+    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.set_masks(model, masks)
+    model(torch.randn(5, 4)).square().mean().backward()
+    optimizer.step()
+    assert masks.violations(model.state_dict()) == []
+    assert not masks["0.weight"].all()
+
+
+def test_extra_masks_hold_too() -> None:
+    model = network()
+    gone = torch.tensor([True, False, True, True])
+    extra = {"0.bias": gone, "1.weight": gone, "1.bias": gone}
+    masks = Masks(halves(model), extra)
+    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer.set_masks(model, masks)
+    train(model, optimizer)
+    assert masks.violations(model.state_dict()) == []
+    assert masks.violations(momenta(optimizer, model)) == []
+    assert float(model[1].bias.detach()[1]) == 0.0
+    assert bool((model[1].weight != 0).sum() == 3)
+
+
+def test_masks_of_another_model_and_sparse_gradients_are_refused() -> None:
+    model = network()
+    optimizer = MaskedSGD(model.parameters(), lr=0.1)
+    with pytest.raises(PlanError, match="which the model lacks"):
+        optimizer.set_masks(model, {"9.weight": torch.ones(1).bool()})
+    embedding = nn.Embedding(5, 2, sparse=True)
+    optimizer = MaskedSGD(embedding.parameters(), lr=0.1)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(PlanError, match="sparse"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_weights_have_float32_momenta_that_a_state_dict_keeps(dtype: torch.dtype) -> None:
+    model = network().to(dtype)
+    masks = halves(model)
+
+    def made(model: nn.Module) -> MaskedSGD:
+        optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+        optimizer.set_masks(model, masks)
+        return optimizer
+
+    def step(model: nn.Module, optimizer: MaskedSGD, seed: int) -> None:
+        for x in batches(3, seed):
+            optimizer.zero_grad()
+            model(x.to(dtype)).float().square().mean().backward()
+            optimizer.step()
+
+    optimizer = made(model)
+    step(model, optimizer, 0)
+    assert momenta(optimizer, model)["0.weight"].dtype == torch.float32
+    other = copy.deepcopy(model)
+    resumed = made(other)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert same(momenta(resumed, other), momenta(optimizer, model))
+    step(model, optimizer, 1)
+    step(other, resumed, 1)
+    assert same(model.state_dict(), other.state_dict())
+    assert masks.violations(model.state_dict()) == []
+
+
+# --- state --------------------------------------------------------------------------------------------------
+
+
+def test_the_state_dict_is_torchs_and_goes_both_ways() -> None:
+    model = network()
+    ours = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    ours.set_masks(model, halves(model))
+    train(model, ours)
+    theirs = torch.optim.SGD(network().parameters(), lr=0.5, momentum=0.1)
+    theirs.load_state_dict(ours.state_dict())
+    assert theirs.param_groups[0]["lr"] == 0.1
+    assert set(theirs.state_dict()["state"]) == set(range(6))
+    back = MaskedSGD(model.parameters(), lr=0.5, momentum=0.1)
+    back.load_state_dict(theirs.state_dict())
+    assert same(momenta(back, model), momenta(ours, model))
+
+
+def test_loaded_momenta_of_pruned_weights_are_zeroed() -> None:
+    model = network()
+    dense = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    train(model, dense)
+    masks = halves(model)
+    pruned = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    pruned.set_masks(model, masks)
+    pruned.load_state_dict(dense.state_dict())
+    assert masks.violations(momenta(pruned, model)) == []
+    assert masks.violations(momenta(dense, model)) == list(masks)
+
+
+@pytest.mark.parametrize("how", ["state dict", "deepcopy", "pickle"])
+def test_resumed_training_is_training_never_stopped(how: str) -> None:
+    model = network()
+    masks = halves(model)
+    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    optimizer.set_masks(model, masks)
+    train(model, optimizer, 3, 0)
+    if how == "state dict":
+        other = copy.deepcopy(model)
+        resumed = MaskedSGD(other.parameters(), lr=9.0, momentum=0.9)
+        resumed.set_masks(other, masks)
+        resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    elif how == "deepcopy":
+        other, resumed = copy.deepcopy((model, optimizer))
+    else:
+        other, resumed = pickle.loads(pickle.dumps((model, optimizer)))
+    train(model, optimizer, 3, 1)
+    train(other, resumed, 3, 1)
+    assert same(model.state_dict(), other.state_dict())
+    assert masks.violations(other.state_dict()) == []
+
+
+# --- any other optimizer, gradients -------------------------------------------------------------------------
+
+OTHERS = {
+    "Adam": ({"lr": 0.1, "amsgrad": True}, "max_exp_avg_sq"),
+    "AdamW": ({"lr": 0.1}, "exp_avg"),
+    "SGD": ({"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}, "momentum_buffer"),
+    "RMSprop": ({"lr": 0.001, "momentum": 0.9}, "square_avg"),
+    "Adagrad": ({"lr": 0.1}, "sum"),
+    "Rprop": ({"lr": 0.1}, "prev"),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_enforce_holds_weights_and_state_of_any_optimizer(name: str) -> None:
+    settings, key = OTHERS[name]
+    model = network()
+    optimizer = getattr(torch.optim, name)(model.parameters(), **settings)
+    train(model, optimizer, 2)
+    masks = halves(model)
+    handle = enforce(optimizer, model, masks)
+    for steps in (0, 1, 2):
+        train(model, optimizer, steps)
+        assert masks.violations(model.state_dict()) == []
+        assert masks.violations(momenta(optimizer, model, key)) == []
+    handle.remove()
+    train(model, optimizer, 1)
+    assert masks.violations(model.state_dict()) == list(masks)
+
+
+def test_survivors_under_enforce_move_as_under_masked_sgd() -> None:
+    ours, theirs = network(), network()
+    a = MaskedSGD(ours.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    b = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    a.set_masks(ours, halves(ours))
+    enforce(b, theirs, halves(theirs))
+    train(ours, a)
+    train(theirs, b)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+def test_norms_of_masked_gradients_see_survivors_only() -> None:
+    model = network()
+    masks = halves(model)
+    masks.apply(model)
+    model(batches(1)[0]).square().mean().backward()
+    model[0].bias.grad = None
+    expected = sum(
+        float((p.grad.where(masks[n], 0.0) if n in masks else p.grad).double().square().sum())
+        for n, p in model.named_parameters()
+        if p.grad is not None
+    )
+    mask_gradients(model, masks)
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1e9))
+    assert norm**2 == pytest.approx(expected, rel=1e-5)
+    assert masks.violations({n: p.grad for n, p in model.named_parameters() if p.grad is not None}) == []
