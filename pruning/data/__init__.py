@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from pruning import usercode
 from pruning.data.cifar import cifar10, cifar100
 from pruning.data.digits import digits
 from pruning.data.files import data_folder
+from pruning.data.folder import folder_data
 from pruning.data.idx import fashion_mnist, mnist
 from pruning.data.own import own_data
 from pruning.data.source import Pair, Source, divide
@@ -25,6 +27,7 @@ DATASETS: dict[str, str] = {
     "cifar100": "CIFAR-100, 60,000 images of 3x32x32 in 100 classes",
     "mnist": "MNIST, 70,000 images of 1x28x28 in 10 classes",
     "fashion-mnist": "Fashion-MNIST, 70,000 images of 1x28x28 in 10 classes",
+    "folder": "a tree of images, DIR/train/CLASS/*.jpg, val and test likewise (extra 'vision')",
 }
 
 READERS: dict[str, Callable[[Path | str | None], Source]] = {
@@ -69,8 +72,8 @@ def load(
     `data_dir` None is the environment's PRUNE_DATA or ./data. augment "default": crop-flip for CIFAR, else none.
     normalize "channel": the data set's constants, for a function's data those of its training part; "image": per image;
     "default": the constants where there are any; "none": values divided to [0, 1] and no more. Options: `split_seed`
-    (0) draws another split, `padding` (4) is the crop's. A user's function is called with those of `data_dir`, `seed`
-    and the other options that its signature accepts.
+    (0) draws another split, `padding` (4) is the crop's; for others see :func:`pruning.data.folder.folder_data`. A
+    user's function is called with those of `data_dir`, `seed` and the other options that its signature accepts.
     """
     options = dict(options or {})
     common = {"split_seed": 0, "padding": 4} | {key: options.pop(key) for key in OPTIONS if key in options}
@@ -82,6 +85,9 @@ def load(
     if usercode.is_code(name):
         offered = {"data_dir": data_folder(data_dir), "seed": seed}
         return own_data(name, offered, options, rule=split, split_seed=split_seed, **settings)
+    if name == "folder":
+        where = (data_folder(data_dir), split, split_seed, settings)
+        return usercode.call("data 'folder'", partial(folder_data, *where), {}, options, typed=True)
     if name not in READERS:
         allowed = ", ".join([*DATASETS, "file.py:function or package.module:function"])
         raise PlanError(f"data '{name}' is unknown{suggest(name, DATASETS)}; allowed: {allowed}")

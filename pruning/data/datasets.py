@@ -11,15 +11,16 @@ import os
 import random
 import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from pruning import seeds
-from pruning.data.preparation import prepare
+from pruning.data.preparation import Affine, prepare
 from pruning.data.source import PARTS, Pair, check_part, class_balanced
 from pruning.plan import PlanError
 
@@ -34,14 +35,11 @@ class Items(Dataset):
 
     def __getitem__(self, item: Item) -> Pair:
         index, seed = item
-        states = random.getstate(), np.random.get_state()
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        with torch.random.fork_rng(devices=[]):
+        with nullcontext() if get_worker_info() else _generators_kept():  # a worker's generators are its own
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
             torch.default_generator.manual_seed(seed)
             given: Any = self.dataset[index]
-        random.setstate(states[0])
-        np.random.set_state(states[1])
         return _pair(f"{self.what}, item {index}", given)
 
 
@@ -63,7 +61,7 @@ class ItemData:
 
     `parts` holds {part: (data set, indices [n])}, `augmented` what training takes its items from where that is another
     data set of the same indices: one whose items are transformed at random. `labels` are those of the training part,
-    where they are known without making the items.
+    where they are known without making the items; `constants` are those that normalize "channel" takes.
     """
 
     def __init__(
@@ -76,6 +74,7 @@ class ItemData:
         augmented: Dataset | None = None,
         augment: str = "default",
         normalize: str = "default",
+        constants: Affine | None = None,
         padding: int = 4,
         workers: int = 0,
         device: torch.device | str = "cpu",
@@ -96,8 +95,8 @@ class ItemData:
             self._check(part, first)
         scale = 255.0 if first.dtype == torch.uint8 else 1.0
         self._prepare = prepare(
-            name, first, augment=augment, normalize=normalize, padding=padding, scale=scale, constants=None,
-            default="none", device=self._device,
+            name, first, augment=augment, normalize=normalize, padding=padding, scale=scale, device=self._device,
+            constants=constants and (lambda: constants), default="channel" if constants else "none",
         )  # fmt: skip
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -175,6 +174,15 @@ class ItemData:
                 del self._loaders[part, batch_size], loader, batches
                 raise _failure(self._items[part].what, error) from error
             yield x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)
 
 
 def worker_count(default: int) -> int:

@@ -87,9 +87,7 @@ def prepare(
     affine = None
     if normalize == "channel":
         if constants is None:
-            raise PlanError(
-                f"normalize 'channel' is for tensors; data '{name}' holds a data set, whose items can do it"
-            )
+            raise PlanError(f"normalize 'channel' is for tensors; data '{name}' is a data set, whose items can do it")
         mean, std = constants()
         if not bool((std > 0).all()):
             raise PlanError(f"normalize 'channel': a channel of data '{name}' is constant; choose image or none")
