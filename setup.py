@@ -168,7 +168,11 @@ for reason in NOT_BUILT:
 setup(
     packages=[*find_packages(include=["pruning", "pruning.*"]), "pruning.cli"],
     package_dir={"pruning": "pruning", "pruning.cli": "cli"},
-    package_data={"pruning": ["py.typed"], "pruning.recipes": ["*.toml"]},
+    package_data={
+        "pruning": ["py.typed"],
+        "pruning.recipes": ["*.toml"],
+        "pruning.studies": ["*.toml", "reported/*.csv"],
+    },
     ext_modules=MODULES,
     cmdclass={"build_py": Note, "build_ext": command(BUILT) if MODULES else build_ext},
 )

@@ -26,6 +26,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune run digits --seed 1 --set prune.sparsity=0.95 --dry-run",
         "prune run plan.toml --device cuda:0",
     ),
+    "sweep": (
+        "prune sweep renda-figure-1-digits --dry-run",
+        "prune sweep renda-figure-1-digits --scale 0.1 --jobs 2 --dry-run",
+    ),
     "eval": (
         "prune eval runs/RUN",
         "prune train digits | prune prune - --sparsity 0.9 | prune retrain - --epochs 10 | prune eval - --json",

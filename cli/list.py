@@ -11,14 +11,25 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import plan, runs
+from pruning import plan, runs, sweep
 from pruning.plan import PlanError, suggest
 
 from . import options, tables
 from .output import emit, emit_json
 from .show import Screen
 
-KINDS = ("models", "data", "criteria", "allocations", "techniques", "schedules", "methods", "ablations", "recipes")
+KINDS = (
+    "models",
+    "data",
+    "criteria",
+    "allocations",
+    "techniques",
+    "schedules",
+    "methods",
+    "ablations",
+    "recipes",
+    "studies",
+)
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -78,9 +89,16 @@ def list_kinds(
 
 
 def _entries(kind: str) -> list[dict[str, Any]]:
+    if kind == "studies":
+        return [{"name": name, "summary": _study_line(sweep.load_study(name))} for name in sweep.study_names()]
     if kind == "recipes":
         return [{"name": name, "summary": plan.load_plan(name).summary} for name in plan.recipe_names()]
     return [{"name": name, "summary": summary} for name, summary in _registry(kind).items()]
+
+
+def _study_line(study: sweep.Study) -> str:
+    lacking = sweep.missing(study)
+    return study.title + (f" (not supported yet: {', '.join(lacking)})" if lacking else "")
 
 
 def _registry(kind: str) -> Mapping[str, str]:

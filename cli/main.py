@@ -23,6 +23,7 @@ from .prune import prune
 from .retrain import retrain
 from .run import run
 from .show_run import show_run
+from .sweep import sweep_study
 from .train import train
 
 app = typer.Typer(
@@ -65,6 +66,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("retrain", WORK, retrain),
     ("iterate", WORK, iterate),
     ("run", WORK, run),
+    ("sweep", WORK, sweep_study),
     ("eval", LOOK, evaluate),
     ("flops", LOOK, flops),
     ("show", LOOK, show_run),

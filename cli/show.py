@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich import box
@@ -53,6 +53,7 @@ class Screen:
         self.phase = 0  # how many have begun
         self.epochs = 0
         self.present: TaskID | None = None
+        self.named: dict[str, TaskID] = {}
 
     def __enter__(self) -> Screen:
         self.bars.start()
@@ -102,6 +103,15 @@ class Screen:
         facts = [f"accuracy {percent(result.get('accuracy'), 2)}", f"sparsity {percent(result.get('sparsity'))}"]
         facts.append("done before" if event.reused else duration(result.get("seconds")))
         self.line(f"{result.get('phase') or '':<8}{escape(event.run)}: {', '.join(facts)}")
+
+    def board(self, bars: Mapping[str, tuple[int, int, str, str]]) -> None:
+        """Shows exactly these bars, {name: (done, total, unit, note)}; where there is no terminal, nothing."""
+        for name in [name for name in self.named if name not in bars]:
+            self.bars.remove_task(self.named.pop(name))
+        for name, (done, total, unit, note) in bars.items():
+            if name not in self.named:
+                self.named[name] = self.bars.add_task(escape(name), total=total, unit=unit, note=note)
+            self.bars.update(self.named[name], completed=done, total=total, unit=unit, note=note)
 
     def line(self, text: str) -> None:
         """Writes one line, which may hold rich's markup."""

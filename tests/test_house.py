@@ -23,7 +23,7 @@ FLOORS = (
     {"usercode", "runs", "schedules"},
     {"masks", "trust", "checkpoint", "models", "data"},
     {"flops", "optim", "criteria", "allocation", "structured", "ablations", "rewind"},
-    {"scoring", "methods"},
+    {"scoring", "methods", "settle"},
     {"api"},
     {"loop"},
     {"engine"},
@@ -106,7 +106,7 @@ def roots(path: Path) -> set[str]:
 
 
 def test_plans_and_run_folders_are_read_without_torch() -> None:
-    for name in ("plan", "events", "runs", "trust"):
+    for name in ("plan", "events", "runs", "trust", "settle"):
         assert "torch" not in roots(ROOT / "pruning" / f"{name}.py")
 
 

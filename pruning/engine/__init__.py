@@ -20,12 +20,13 @@ from pruning.engine.fitting import fit_in, optimizer_state, split_state
 from pruning.engine.impact import impact
 from pruning.engine.looking import check_kept, evaluate_run, load_model, preview
 from pruning.engine.results import accuracy_on_test, load_state, measure, summarize
-from pruning.engine.session import Session, Setting, open_session, recorded, setting, settle, stamp
+from pruning.engine.session import Session, Setting, open_session, recorded, setting
 from pruning.events import PhaseDone, PhaseStarted, Warned
 from pruning.masks import Masks, prunable
 from pruning.methods import Method
 from pruning.plan import SCHEMA, Plan, PlanError, Prune, Retrain, Train, digest
 from pruning.seeds import derive
+from pruning.settle import settle, stamp
 
 __all__ = ["Job", "advance", "dense_schedule", "evaluate_run", "load_model", "preview", "run"]
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from pruning import rewind, runs
 from pruning.engine.results import load_state, measure, summarize
-from pruning.engine.session import build_recorded, open_session, recorded, setting, settle, stamp
+from pruning.engine.session import build_recorded, open_session, recorded, setting
 from pruning.flops import count_macs
 from pruning.plan import PlanError, Prune, Retrain, Train, digest
+from pruning.settle import settle, stamp
 
 Phase = Train | Prune | Retrain
 

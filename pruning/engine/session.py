@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pruning import data, models, rewind, runs, trust, usercode
+from pruning import data, models, runs, trust
 from pruning.data import Data, data_folder
 from pruning.events import Tell, Warned, silent
-from pruning.plan import PlanError, Prune, Retrain, Train, override
+from pruning.plan import PlanError, Train
 
 
 @dataclass
@@ -109,26 +109,6 @@ def find_device(name: str) -> torch.device:
             )
         return torch.device("cuda", device.index or 0)
     return device
-
-
-def stamp(train: Train) -> tuple[Train, dict[str, str]]:
-    """Returns the settings with the digests of the user's source files, and the absolute paths of those files."""
-    code: dict[str, str] = {}
-    for key, spec in (("model_code", train.model), ("data_code", train.data)):
-        if usercode.is_code(spec):
-            path, sha = usercode.resolve(spec)
-            code[key] = str(path)
-            train = override(train, {key: sha})
-    return train, code
-
-
-def settle(phase: Prune | Retrain, train: Train) -> Prune | Retrain:
-    """Returns the phase with its open settings settled, so that two ways to say the same are one run."""
-    if isinstance(phase, Prune):
-        return phase
-    own = rewind.TECHNIQUES[phase.technique].schedule
-    changes = {"epochs": train.epochs if phase.epochs is None else phase.epochs}
-    return override(phase, {**changes, "schedule": None if phase.schedule == own else phase.schedule})
 
 
 def recorded(session: Session, run: Path) -> tuple[Train, dict[str, str], str | None]:
