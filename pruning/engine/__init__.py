@@ -148,7 +148,7 @@ def _prepare(session: Session, job: Job) -> Callable[[], dict[str, Any]]:
 def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dict[str, Any]]:
     network = job.setting.build(phase.seed)
     job.setting.check(network)
-    prunable(network)  # refuses a network in which nothing can be pruned or counted
+    prunable(network, phase.exclude)  # refuses a network in which nothing can be pruned or counted
     steps = job.setting.data.steps_per_epoch(phase.batch_size)
     method = methods.for_training(phase, steps)
     extra = method.attach(network)
