@@ -51,6 +51,10 @@ def load(spec: str) -> Callable[..., Any]:
         else:
             with _on_path(Path.cwd()):
                 module = importlib.import_module(module_name)
+            if Path(module.__file__ or "").resolve() != path:
+                raise PlanError(
+                    f"'{spec}': module '{module_name}' was imported from {module.__file__}, not from {path}"
+                )
     except PlanError:
         raise
     except (Exception, SystemExit) as error:
@@ -126,7 +130,10 @@ def _find_module(spec: str, module_name: str) -> Path:
     # importlib.util.find_spec("a.b") imports a; the path finder asked for one level after the other imports nothing.
     head, *rest = module_name.split(".")
     with _on_path(Path.cwd()):
-        found = importlib.util.find_spec(head)
+        try:
+            found = importlib.util.find_spec(head)
+        except ValueError:  # a module without a spec, such as __main__
+            found = None
     name = head
     for part in rest:
         if found is None:

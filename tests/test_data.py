@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -335,3 +336,19 @@ def test_options_are_checked(options: dict[str, object], words: str) -> None:
     pytest.importorskip("sklearn")
     with pytest.raises(PlanError, match=words):
         data.load("digits", options=options)
+
+
+@pytest.mark.skipif("PRUNE_TEST_DATA" not in os.environ, reason="PRUNE_TEST_DATA names no folder with CIFAR-10")
+def test_the_real_cifar10() -> None:
+    d = data.load("cifar10", os.environ["PRUNE_TEST_DATA"], split="test-20")
+    assert d.sizes == {"train": 50_000, "validation": 2_000, "test": 8_000}
+    labels = torch.cat([y for _, y in d.batches("train", 10_000)])
+    assert torch.bincount(labels).tolist() == [5_000] * 10
+    sums = torch.zeros(2, 3, dtype=torch.float64)
+    for x, _ in d.batches("train", 1_000):
+        sums += torch.stack([x.double().sum((0, 2, 3)), x.double().square().sum((0, 2, 3))])
+    mean, square = sums / (50_000 * 1_024)
+    torch.testing.assert_close(mean, torch.zeros(3, dtype=torch.float64), atol=0.01, rtol=0)
+    # The constants in circulation are the mean of single images' deviations, a fifth below the deviation of all pixels.
+    expected = torch.tensor([1.22, 1.22, 1.30], dtype=torch.float64)
+    torch.testing.assert_close(square.sqrt(), expected, atol=0.01, rtol=0)

@@ -133,6 +133,13 @@ def test_the_seed_decides_the_weights_and_nothing_else_moves() -> None:
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
 
 
+def test_trying_a_network_leaves_its_statistics() -> None:
+    model = models.build("resnet20", CIFAR, 10, seed=0)
+    assert float(model.bn1.running_mean.abs().max()) == 0
+    assert float(model.bn1.running_var.min()) == float(model.bn1.running_var.max()) == 1
+    assert int(model.bn1.num_batches_tracked) == 0
+
+
 def test_he_normal_has_the_stated_variance() -> None:
     fan_in = models.build("resnet20", CIFAR, 10, weight_init="he-normal-fan-in", seed=0).layer3[0].conv1.weight
     fan_out = models.build("resnet20", CIFAR, 10, weight_init="he-normal-fan-out", seed=0).layer3[0].conv1.weight
@@ -250,6 +257,15 @@ def lazy(classes):
 def nothing():
     return None
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x):
+        out = self.fc(x.flatten(1))
+        return (out, out) if self.training else out
+
 class Pair(nn.Module):
     def __init__(self):
         super().__init__()
@@ -278,7 +294,7 @@ def test_own_model(own) -> None:
     assert own("net", hidden=3)[1].out_features == 3
     assert own("bare")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
     assert own("lazy")[1].in_features == 64
-    again = own("net")
+    again = own("net", hidden=8)
     words = models.build("own.py:tokens", (7,), 3, seed=0)
     assert words(torch.zeros(1, 7, dtype=torch.int64)).shape == (1, 3)
     assert torch.equal(own("net")[1].weight, again[1].weight)
@@ -289,7 +305,8 @@ def test_own_model(own) -> None:
     [
         ("nothing", ["must be a torch.nn.Module", "NoneType"]),
         ("Pair", ["must return a tensor, not tuple"]),
-        ("broken", ["KeyError", "no such layer", "line 29"]),
+        ("Two", ["in training mode, must return a tensor, not tuple"]),
+        ("broken", ["KeyError", "no such layer", "line 38"]),
         ("absent", ["no function 'absent'"]),
     ],
 )

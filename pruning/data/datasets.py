@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -155,6 +156,7 @@ class ItemData:
             loader = DataLoader(
                 self._items[part], batch_size, sampler=order, num_workers=self._workers,
                 pin_memory=self._device.type == "cuda", persistent_workers=self._workers > 0,
+                multiprocessing_context="fork" if self._workers and sys.platform == "linux" else None,
                 generator=seeds.generator(0, "loader"),
             )  # fmt: skip
             self._loaders[part, batch_size] = (order, loader)

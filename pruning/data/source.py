@@ -59,8 +59,12 @@ def divide(source: Source, rule: str, seed: int = 0) -> Source:
         return source
     sets = {"train": source.train, "test": source.test}
     index = split(len(source.train[1]), len(source.test[1]), rule, seed)
-    pairs = {part: (sets[origin][0][i], sets[origin][1][i]) for part, (origin, i) in index.items()}
+    pairs = {part: _take(sets[origin], i) for part, (origin, i) in index.items()}
     return replace(source, train=pairs["train"], validation=pairs["validation"], test=pairs["test"])
+
+
+def _take(pair: Pair, index: Tensor) -> Pair:
+    return pair if len(index) == len(pair[1]) else (pair[0][index], pair[1][index])  # indices ascend: all are all
 
 
 def check_part(part: str) -> None:

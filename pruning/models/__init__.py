@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pruning import seeds, usercode
+from pruning.models.check import check
 from pruning.models.lenet import Shape, lenet5, perceptron
 from pruning.models.libraries import timm_model, torchvision_model
 from pruning.models.resnet import resnet
@@ -83,34 +84,9 @@ def build(
         if not isinstance(model, nn.Module):
             raise PlanError(f"{what} must be a torch.nn.Module; the function returned {type(model).__name__}")
         check(model, tuple(shape), classes, what)
+        torch.default_generator.manual_seed(seeds.derive(seed, "init", "drawn anew"))
         initialize(model, weight_init, norm_init)
     return model.train()
-
-
-def check(model: nn.Module, shape: Shape, classes: int, what: str = "the model") -> None:
-    """Returns nothing; raises PlanError unless the model maps two blank images, in eval mode, to [2, classes].
-
-    A model that takes no images is tried on zeros as indices, which is what the first layer of a text's model takes.
-    """
-    size = "x".join(map(str, shape))
-    model.eval()
-    try:
-        out = _try(model, torch.zeros(2, *shape))
-    except Exception as error:
-        try:
-            out = _try(model, torch.zeros(2, *shape, dtype=torch.int64))
-        except Exception:
-            reason = " ".join(str(error).split())
-            raise PlanError(f"{what} does not run on images of {size}: {type(error).__name__}: {reason}") from error
-    if not isinstance(out, torch.Tensor):
-        raise PlanError(f"{what} must return a tensor, not {type(out).__name__}")
-    if out.shape != (2, classes):
-        raise PlanError(f"{what} must return [2, {classes}] for two images, {classes} classes, not {list(out.shape)}")
-
-
-def _try(model: nn.Module, x: torch.Tensor) -> Any:
-    with torch.no_grad():
-        return model(x)
 
 
 def initialize(model: nn.Module, weight_init: str, norm_init: str) -> None:

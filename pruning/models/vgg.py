@@ -64,7 +64,10 @@ def vgg(
 ) -> nn.Module:
     """Returns VGG-`depth`, named after ImageNet's: VGG-16 has 13 convolutions, and here one linear layer, not three."""
     if depth not in STAGES:
-        raise PlanError(f"model 'vgg{depth}' is unknown; allowed: {', '.join(f'vgg{d}' for d in STAGES)}")
+        allowed = [f"vgg{d}" for d in STAGES]
+        raise PlanError(
+            f"model 'vgg{depth}' is unknown{suggest(f'vgg{depth}', allowed)}; allowed: {', '.join(allowed)}"
+        )
     if last_pool not in POOLS:
         raise PlanError(f"last_pool '{last_pool}' is unknown{suggest(last_pool, POOLS)}; allowed: {', '.join(POOLS)}")
     return VGG(STAGES[depth], shape, classes, width, bias, last_pool)
