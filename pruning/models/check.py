@@ -1,4 +1,4 @@
-"""Tries a network before anything is trained: one clear error in place of a failure in the first batch or the first test."""
+"""Tries a network before anything is trained: one clear error in place of a failure in the first batch."""
 
 from __future__ import annotations
 
