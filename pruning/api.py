@@ -49,7 +49,7 @@ def decide(
     _check_ablation(ablation)
     generator = seeds.generator(0, "scores") if generator is None else generator
     ask = scoring.question(criterion, batch, mode, micro_batch, generator)
-    weights = scoring.prunable_weights(model, exclude)
+    weights = scoring.prunable_weights(model, exclude, masks)
     present = None if masks is None else {name: masks[name].to(weight.device) for name, weight in weights.items()}
     now: Mapping[str, Tensor] | None = present
     start = 1.0 if now is None else sum(int(m.sum()) for m in now.values()) / sum(m.numel() for m in now.values())
@@ -58,7 +58,7 @@ def decide(
     number = entry.rounds if rounds is None else rounds
     told = 0.0
     for n in range(1, number + 1):
-        fresh = entry.score(model, scoring.masked(weights, now), ask)
+        fresh = scoring.take(entry, model, scoring.masked(weights, now), ask)
         if n == 1 or any(bool(score.any()) for score in fresh.values()):
             scores, last = fresh, n
             scoring.check(criterion, scores, now, tell if n == number else silent)

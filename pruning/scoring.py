@@ -45,14 +45,31 @@ def score(
     entry = find(criterion, mode=mode, micro_batch=micro_batch)
     generator = seeds.generator(seed, "scores") if generator is None else generator
     ask = question(criterion, batch, mode, micro_batch, generator)
-    scores = entry.score(model, masked(prunable_weights(model, exclude), masks), ask)
+    weights = prunable_weights(model, exclude, masks)
+    scores = take(entry, model, masked(weights, masks), ask)
     check(criterion, scores, masks, tell)
     return scores
 
 
-def prunable_weights(model: nn.Module, exclude: Iterable[str]) -> dict[str, Tensor]:
-    """Returns {name: weight} without gradients."""
-    return {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
+def take(entry: Criterion, model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+    """Returns the criterion's scores, with gradients on whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return entry.score(model, weights, ask)
+
+
+def prunable_weights(
+    model: nn.Module, exclude: Iterable[str], masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Returns {name: weight} without gradients; raises PlanError where `masks` are not of just these weights."""
+    weights = {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
+    if masks is not None:
+        if odd := sorted(weights.keys() ^ masks.keys()):
+            raise PlanError(
+                f"the present masks and the prunable weights differ in {named(odd)}: exclude the same layers every time"
+            )
+        if odd := [name for name, weight in weights.items() if masks[name].shape != weight.shape]:
+            raise PlanError(f"the present masks have other shapes than the weights in {named(odd)}")
+    return weights
 
 
 def masked(weights: dict[str, Tensor], masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
@@ -86,18 +103,16 @@ def question(
     micro_batch: int | None,
     generator: torch.Generator,
 ) -> Ask:
+    """Returns the batch and how to score it; raises PlanError where it is not what the criterion needs."""
     inputs, labels = batch if isinstance(batch, tuple | list) else (batch, None)
     needs = CRITERIA[criterion].needs
-    if (needs != "nothing" and inputs is None) or (needs == "labels" and labels is None):
+    if needs != "nothing" and (inputs is None or (needs == "labels" and labels is None)):
         what = "(inputs, labels)" if needs == "labels" else "inputs"
         raise PlanError(f"criterion '{criterion}' scores a sample: give it as batch={what}")
-    if (
-        needs != "nothing"
-        and inputs is not None
-        and (len(inputs) == 0 or (labels is not None and len(inputs) != len(labels)))
-    ):
-        count = "none" if labels is None else len(labels)
-        raise PlanError(f"the batch has {len(inputs)} inputs and {count} labels; it needs as many of both, at least 1")
+    if inputs is not None and labels is not None and len(inputs) != len(labels):
+        raise PlanError(f"the batch has {len(inputs)} inputs and {len(labels)} labels; it needs one label for each")
+    if inputs is not None and len(inputs) == 0:
+        raise PlanError("the batch is empty")
     if mode not in (None, "eval", "train"):
         raise PlanError(f"mode '{mode}' is unknown; allowed: eval, train")
     if mode == "train" and micro_batch is not None:

@@ -165,6 +165,16 @@ def test_excluded_layers_do_not_count() -> None:
     assert torch.equal(model.fc2.weight, before)
 
 
+def test_masks_of_other_layers_are_refused() -> None:
+    model = Net()
+    present = pruning.prune(model, 0.5)
+    with pytest.raises(PlanError, match=r"differ in 'fc2.weight': exclude the same layers every time"):
+        pruning.prune(model, 0.6, exclude=["fc2"], masks=present)
+    other = Masks({**present, "fc1.weight": torch.ones(8, 80, dtype=torch.bool)})
+    with pytest.raises(PlanError, match=r"other shapes than the weights in 'fc1.weight'"):
+        pruning.score(model, masks=other)
+
+
 def test_decide_touches_nothing_and_prune_writes_plus_zero() -> None:
     model = Net()
     before = deepcopy(model.state_dict())

@@ -210,6 +210,28 @@ def test_train_mode_sees_the_batch_statistics_and_dropout_of_its_own_stream(crit
     assert not torch.allclose(one, other)
 
 
+def test_grasp_in_train_mode_is_of_one_network() -> None:
+    """With dropout, g and H belong to the same thinned network."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(6, 3))
+    batch = (torch.randn(9, 6, generator=torch.Generator().manual_seed(0)), torch.arange(3).repeat(3))
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    scores = pruning.score(model, "grasp", batch=batch, mode="train")["1.weight"]
+    assert len(seen) == 1
+    expected = pruning.score(model[1], "grasp", batch=(seen[0], batch[1]))["weight"]
+    torch.testing.assert_close(scores, expected)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_callers_gradient_mode_does_not_matter(criterion: str) -> None:
+    model = network()
+    expected = pruning.score(model, criterion, **arguments(criterion))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            scores = pruning.score(model, criterion, **arguments(criterion))
+        assert torch.equal(flattened(scores), flattened(expected))
+
+
 def test_the_sample_matters() -> None:
     model = network()
     one, two = (pruning.score(model, "snip", batch=sample(seed)) for seed in (0, 1))
@@ -388,7 +410,9 @@ def test_scores_that_are_all_zero_are_an_error() -> None:
         ("synflow", {"batch": torch.zeros(3, 2, 5, 5, dtype=torch.int64)}, "needs floating inputs"),
         ("synflow", {"batch": torch.zeros(3, 5, 5, 5)}, "cannot run the model on inputs of shape"),
         ("snip", {"batch": (torch.zeros(3, 2, 5, 5), torch.zeros(2, dtype=torch.int64))}, "3 inputs and 2 labels"),
-        ("snip", {"batch": (torch.zeros(0, 2, 5, 5), torch.zeros(0, dtype=torch.int64))}, "0 inputs"),
+        ("snip", {"batch": (torch.zeros(3, 2, 5, 5), torch.tensor([0, 1, 9]))}, "finds no cross-entropy"),
+        ("grasp", {"batch": (torch.zeros(3, 2, 5, 5), torch.zeros(3, 2, dtype=torch.int64))}, "finds no cross-entropy"),
+        ("snip", {"batch": (torch.zeros(0, 2, 5, 5), torch.zeros(0, dtype=torch.int64))}, "batch is empty"),
         ("snip", {"batch": sample(), "mode": "test"}, "mode 'test' is unknown"),
         ("snip", {"batch": sample(), "mode": "train", "micro_batch": 2}, "micro_batch needs mode 'eval'"),
         ("snip", {"batch": sample(), "micro_batch": 0}, "micro_batch must be at least 1"),
@@ -448,5 +472,5 @@ def test_scores_on_a_gpu_rank_as_on_the_cpu(criterion: str) -> None:
     model = network().double()
     batch = tuple(t.double() if t.is_floating_point() else t for t in sample())
     cpu = flattened(pruning.score(model, criterion, batch=batch))
-    gpu = flattened(pruning.score(model.cuda(), criterion, batch=tuple(t.cuda() for t in batch)))
+    gpu = flattened(pruning.score(model.cuda(), criterion, batch=batch))  # the sample is moved to the weights
     torch.testing.assert_close(gpu.cpu(), cpu, rtol=1e-9, atol=1e-12 * float(cpu.abs().max()))

@@ -29,13 +29,22 @@ class Ask:
     mode: ScoringMode = "eval"
     micro_batch: int | None = None  # examples at once; in eval mode the scores do not depend on it
 
-    def parts(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (inputs, labels) in micro-batches, floating inputs as `dtype`; in train mode the sample is one."""
+    def parts(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields (inputs, labels) in micro-batches on the device of `like`, floating inputs in its dtype.
+
+        In train mode the sample is one.
+        """
         assert self.inputs is not None
         assert self.labels is not None
         size = len(self.labels) if self.mode == "train" else self.micro_batch or MICRO_BATCH
         for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
-            yield (inputs.to(dtype) if inputs.is_floating_point() else inputs), labels
+            inputs = inputs.to(like) if inputs.is_floating_point() else inputs.to(like.device)
+            labels = labels.to(like.device)
+            # what was made in inference mode cannot be saved for backward, a copy of it can
+            yield (
+                inputs.clone() if inputs.is_inference() else inputs,
+                labels.clone() if labels.is_inference() else labels,
+            )
 
 
 def working_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:

@@ -49,11 +49,13 @@ def _gradient_flow(model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> di
     state, leaves = _leaves(model, weights)
     product = [torch.zeros_like(w) for w in leaves]
     with as_it_was(model, ask):
-        gradient = _gradient(model, state, leaves, ask, TEMPERATURE, "grasp")
-        for inputs, labels in ask.parts(leaves[0].dtype):
+        parts = list(ask.parts(leaves[0]))
+        whole = _gradient(model, state, leaves, ask, TEMPERATURE, "grasp") if len(parts) > 1 else None
+        for inputs, labels in parts:
             loss = _loss(model, state, inputs, labels, ask, TEMPERATURE, "grasp")
             own = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
-            flow = sum(((a * b).sum() for a, b in zip(own, gradient, strict=True)), start=loss.new_zeros(()))
+            target = whole or [g.detach() for g in own]  # of one part, its own: the same dropout, one pass less
+            flow = sum(((a * b).sum() for a, b in zip(own, target, strict=True)), start=loss.new_zeros(()))
             if flow.requires_grad:
                 for total, part in zip(product, _grad(flow, leaves), strict=True):
                     total += part
@@ -69,7 +71,7 @@ def _gradient(
     model: nn.Module, state: dict[str, Tensor], leaves: list[Tensor], ask: Ask, temperature: float, criterion: str
 ) -> list[Tensor]:
     total = [torch.zeros_like(w) for w in leaves]
-    for inputs, labels in ask.parts(leaves[0].dtype):
+    for inputs, labels in ask.parts(leaves[0]):
         loss = _loss(model, state, inputs, labels, ask, temperature, criterion)
         for whole, part in zip(total, _grad(loss, leaves), strict=True):
             whole += part
@@ -94,4 +96,8 @@ def _loss(
     logits = run(model, state, inputs, criterion) / temperature
     if not logits.requires_grad:
         raise PlanError(f"criterion '{criterion}': the model's output depends on no prunable weight")
-    return F.cross_entropy(logits, labels, reduction="sum") / ask.labels.numel()
+    try:
+        return F.cross_entropy(logits, labels, reduction="sum") / ask.labels.numel()
+    except (RuntimeError, ValueError, IndexError) as error:
+        what = f"outputs {list(logits.shape)} and labels {list(labels.shape)}"
+        raise PlanError(f"criterion '{criterion}' finds no cross-entropy of {what}: {error}") from error

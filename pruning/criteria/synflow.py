@@ -26,7 +26,7 @@ def synflow(model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str,
     state = stand_ins(model, weights, torch.float64)
     state = {name: tensor.abs() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     leaves = [state[name].requires_grad_() for name in weights]
-    ones = torch.ones_like(ask.inputs[:1], dtype=torch.float64)
+    ones = torch.ones_like(ask.inputs[:1], dtype=torch.float64, device=leaves[0].device)
     with as_it_was(model, replace(ask, mode="eval")):
         flow = run(model, state, ones, "synflow").sum()
         if not flow.requires_grad:
