@@ -46,7 +46,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            print("interrupted: the same command, given again, goes on from here", file=sys.stderr)
+            print("interrupted; the same command, given again, resumes", file=sys.stderr)
             code = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
             raise typer.Exit(128 + code) from None
         except BrokenPipeError:
@@ -73,6 +73,9 @@ class Commands(TyperGroup):
                 hint = f" (see {context.command_path} --help)" if context else ""
                 print(f"error: {text}{hint}", file=sys.stderr)
             code = error.exit_code
+        except OSError as error:  # the help text has nowhere to go
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            code = 1
         if standalone:
             sys.exit(code if isinstance(code, int) else 0)
         return code

@@ -8,11 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pruning.plan import PlanError
+
 
 def emit(line: str | Path) -> None:
     """Writes one line to standard output, at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PlanError(f"cannot write to standard output: {error.strerror}") from None
 
 
 def emit_json(value: dict[str, Any]) -> None:
