@@ -48,7 +48,7 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, debug: opti
     main = {"pruning": __version__, "python": f"{report['python']}, {sys.executable}", "platform": report["platform"]}
     screen.table(*tables.pairs("Versions", main | report["packages"]))
     screen.table(*tables.pairs("Devices", report["devices"]))
-    screen.table(*tables.pairs("Kernels", _flat(report["kernels"])))
+    screen.table(*tables.pairs("Kernels", _kernels(report["kernels"])))
     screen.table(
         *tables.pairs("Extras (pip install 'pruning[NAME]')", {n: _installed(p) for n, p in report["extras"].items()})
     )
@@ -80,8 +80,14 @@ def _devices() -> dict[str, str]:
     return found
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return out
+def _kernels(report: dict[str, Any]) -> dict[str, str]:
+    """Returns a line for each device: what computes the ops there, and from which library or why not from one."""
+    lines = {}
+    for device in ("cpu", "cuda"):
+        entry = report[device]
+        lines[device] = f"{entry['backend']} ({entry.get('reason') or entry.get('library') or 'loaded'})"
+    if report.get("built"):
+        lines["built with"] = ", ".join(f"{key} {value}" for key, value in report["built"].items() if value)
+    if report.get("instructions"):
+        lines["instructions"] = str(report["instructions"])
+    return lines

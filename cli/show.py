@@ -46,7 +46,7 @@ class Screen:
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
             transient=True,
-            disable=quiet or not self.console.is_terminal,
+            disable=quiet or not terminal or self.console.is_dumb_terminal,
             refresh_per_second=5,
         )
         self.phases = phases

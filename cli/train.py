@@ -35,7 +35,12 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Images per step.", rich_help_panel=options.TRAINING)] = None,
     lr: Annotated[float | None, typer.Option(help="Initial learning rate.", rich_help_panel=options.TRAINING)] = None,
     method: Annotated[
-        str | None, options.named(plan.MethodName, "Method that prunes during training.", options.TRAINING)
+        str | None,
+        options.named(
+            plan.MethodName,
+            "Method that prunes during training, to --set sparsity=S, with options --set method_options.KEY=VALUE.",
+            options.TRAINING,
+        ),
     ] = None,
     seed: options.Seed = None,
     settings: options.Set = None,

@@ -274,6 +274,22 @@ def test_doctor(prune: Prune) -> None:
     assert len(shown.out.splitlines()) == 1
 
 
+def test_doctor_says_what_is_loaded_and_why_not(prune: Prune, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pruning import ops
+
+    report = {
+        "built": {"torch": "2.15.0", "compiler": "g++ 12", "nvcc": ""},
+        "instructions": "avx2",
+        "cpu": {"backend": "native-cpu", "library": "/x/_C.so", "reason": None},
+        "cuda": {"backend": "reference", "library": None, "reason": "the CUDA kernels were not built: no nvcc"},
+    }
+    monkeypatch.setattr(ops, "report", lambda: report)
+    assert prune("doctor", "--json").json["kernels"] == report
+    shown = prune("doctor").err
+    for text in ("native-cpu (/x/_C.so)", "not built: no nvcc", "torch 2.15.0, compiler g++ 12", "avx2"):
+        assert text in shown
+
+
 # --- help, completion, examples -------------------------------------------------------------------------------------------------
 
 
@@ -300,7 +316,7 @@ def test_help_lists_every_command(prune: Prune) -> None:
         ("prune ret", {"retrain"}),
         ("prune retrain x --technique l", {"lr-rewind", "low-lr-rewind"}),
         ("prune train d", {"digits"}),
-        ("prune train --model resnet1", {"resnet110"}),
+        ("prune train --model lenet-", {"lenet-300-100", "lenet-5"}),
         ("prune train --data cifar", {"cifar10", "cifar100"}),
         ("prune list m", {"models", "methods"}),
         ("prune eval runs/a", {"runs/a-run"}),
