@@ -32,7 +32,7 @@ def test_a_shells_pipeline(workspace: Path) -> None:
     p = " ".join(PRUNE)
     line = (
         f"{p} train {' '.join(TINY)} --epochs 2 --quiet | {p} prune - --sparsity 0.9 -q | "
-        f"{p} retrain - --technique lr-rewind --epochs 1 -q | {p} eval - --json -q"
+        f"{p} retrain - --technique lr-rewind --epochs 1 --json -q"
     )
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -102,10 +102,10 @@ def on_a_terminal(*args: str, **environment: str) -> tuple[int, str]:
 
 
 def test_a_terminal_sees_bars_and_is_refused_as_a_pipe(workspace: Path) -> None:
-    code, seen = on_a_terminal("train", *TINY, "--epochs", "400", NO_COLOR="")
+    code, seen = on_a_terminal("train", *TINY, "--epochs", "150", NO_COLOR="")
     assert code == 0
     assert "━" in seen
-    assert "/400, loss" in seen
+    assert "/150, loss" in seen
     assert seen.rstrip().splitlines()[-1].startswith("runs/")
     code, seen = on_a_terminal("eval", "-")
     assert code == 1
