@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import pruning
@@ -259,6 +261,56 @@ def test_lamp_takes_scores_of_any_scale() -> None:
         {"a": torch.tensor([1e300, 1e299], dtype=torch.float64), "b": torch.tensor([3.0, 1.0])}, 0.75, "lamp"
     )
     assert kept(huge) == [1, 2]  # 1/101 against 1/10
+
+
+# --- any layers -------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[dict[str, torch.Size], list[int], int, int]:
+    """Draws shapes, what each layer has left, a number to keep and a number to keep in each."""
+    dims = st.lists(st.integers(1, 6), min_size=2, max_size=4)
+    shapes = {str(i): torch.Size(shape) for i, shape in enumerate(draw(st.lists(dims, min_size=1, max_size=7)))}
+    left = [draw(st.integers(0, shape.numel())) for shape in shapes.values()]
+    return shapes, left, draw(st.integers(0, sum(left))), draw(st.integers(0, 5))
+
+
+@settings(deadline=None)
+@given(layers(), st.sampled_from(["uniform", "uniform+", "erk"]))
+def test_counts_are_exact_within_bounds_and_in_proportion(drawn: Any, allocation: str) -> None:
+    shapes, left, keep, floor = drawn
+    least = [min(floor, count) for count in left]
+    try:
+        counts = layer_counts(shapes, keep, allocation, left=left, least=least)
+    except PlanError:
+        assert allocation == "uniform+" or sum(least) > keep
+        return
+    assert sum(counts) == keep
+    assert all(low <= count <= high for low, count, high in zip(least, counts, left, strict=True))
+    if allocation == "uniform" and not any(least):
+        assert all(abs(c * sum(left) - keep * part) < max(sum(left), 1) for c, part in zip(counts, left, strict=True))
+
+
+@settings(deadline=None)
+@given(layers(), st.integers(0, 2**32))
+def test_rankings_are_exact_for_any_masks(drawn: Any, seed: int) -> None:
+    shapes, left, keep, floor = drawn
+    generator = torch.Generator().manual_seed(seed)
+    scores = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    noise = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    masks = Masks(
+        {
+            name: noise[name].flatten().argsort().argsort().reshape(shapes[name]) < count
+            for name, count in zip(shapes, left, strict=True)
+        }
+    )
+    total = sum(shape.numel() for shape in shapes.values())
+    for allocation in ("global", "lamp"):
+        if sum(min(floor, count) for count in left) <= keep:
+            chosen = allocate(scores, keep / total, allocation, masks=masks, min_per_layer=floor)
+            assert sum(kept(chosen)) == keep
+            assert all(count >= min(floor, had) for count, had in zip(kept(chosen), left, strict=True))
+            assert not any(bool((chosen[name] & ~masks[name]).any()) for name in chosen)
 
 
 # --- given rates --------------------------------------------------------------------------------------------
