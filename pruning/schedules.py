@@ -9,8 +9,9 @@ ALLR, AccALLR) compare, for a retraining of N steps after an original training o
   runs at rate 0, step W at the full rate. The tuned schedules (constant, stepped, cosine, linear) warm up in the same
   shape over a given share of N.
 - A retraining longer than the original training is defined for every name. FT stays constant. LRW runs the N - T
-  steps that S does not have at the first rate after the dense warm-up and inserts them right there. The others
-  stretch to any N; the lower bound of ALLR, min(N/T, 1), is then 1.
+  steps that S does not have at the first rate after the dense warm-up and inserts them right there. The control
+  "original" runs S from its beginning and then holds its last rate. The others stretch to any N; the lower bound of
+  ALLR, min(N/T, 1), is then 1.
 
 Deviations from the code of Zimmer et al.: SLR looks up list[floor(u L / (N - W))] from u = 0 on, where theirs counts
 from 1.
@@ -118,11 +119,8 @@ def retraining(
     names in TUNED.
     """
     _check(name, total_steps, steps, impact, warmup_steps, lr, warmup)
-    rates = (
-        []
-        if name in ("lrw", "original", "constant", "cosine", "linear")
-        else [original(step) for step in range(total_steps)]
-    )
+    unread = ("lrw", "original", "constant", "cosine", "linear")
+    rates = [] if name in unread else [original(step) for step in range(total_steps)]
     first = max(rates, default=0.0)
     least = min(rates[warmup_steps:], default=0.0)
     if name == "ft":
