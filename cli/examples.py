@@ -39,6 +39,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune flops --model resnet20 --input 3x32x32 --set width=2",
     ),
     "show": ("prune show runs/RUN",),
+    "report": ("prune report runs --out report", "prune report runs/RUN --out report --json"),
     "list": (
         "prune list models",
         "prune list runs --where phase=retrain --where 'sparsity>=0.9'",

@@ -20,6 +20,7 @@ from .flops import flops
 from .iterate import iterate
 from .list import list_kinds
 from .prune import prune
+from .report import report
 from .retrain import retrain
 from .run import run
 from .show_run import show_run
@@ -70,6 +71,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("eval", LOOK, evaluate),
     ("flops", LOOK, flops),
     ("show", LOOK, show_run),
+    ("report", LOOK, report),
     ("list", LOOK, list_kinds),
     ("doctor", LOOK, doctor),
 )

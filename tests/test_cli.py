@@ -362,7 +362,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_documented_example_is_a_command(
     prune: Prune, workspace: Path, history: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    real = any(line.startswith(f"prune {name}") for name in ("flops", "show", "list", "doctor"))
+    real = any(line.startswith(f"prune {name}") for name in ("flops", "show", "report", "list", "doctor"))
     if real:
         monkeypatch.chdir(history.parents[1])
     else:

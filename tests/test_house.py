@@ -27,7 +27,8 @@ FLOORS = (
     {"api"},
     {"loop"},
     {"engine"},
-    {"sweep", "report", "figures", "studies"},
+    {"sweep", "figures", "studies"},
+    {"report"},
     {"cli"},
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
@@ -113,9 +114,14 @@ def test_plans_and_run_folders_are_read_without_torch() -> None:
 LIGHT = [
     ["--help"],
     ["--version"],
-    *([name, "--help"] for name in ("train", "prune", "retrain", "iterate", "run", "eval", "flops", "show", "list")),
+    *(
+        [name, "--help"]
+        for name in ("train", "prune", "retrain", "iterate", "run", "sweep", "eval", "flops", "show", "report", "list")
+    ),
     ["list", "runs"],
     ["list", "recipes"],
+    ["sweep", "renda-figure-1-digits", "--dry-run", "--device", "cpu"],
+    ["report", "no-such-run"],
     ["train", "no-such-recipe"],
     ["retrain", "no-such-run"],
 ]
@@ -135,7 +141,7 @@ print(json.dumps(sorted({{"torch", "numpy", "safetensors"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
-    assert done.stdout.count("Usage:") == 10
+    assert done.stdout.count("Usage:") == 12
 
 
 def test_names_in_plans_are_those_of_the_registries() -> None:

@@ -1,0 +1,155 @@
+"""Figures from plain numbers, as SVG with selectable text and as PNG (matplotlib, extra `plot`). Nothing here knows of runs."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pruning.plan import PlanError
+
+# Okabe and Ito's colours, told apart with every kind of colour vision; markers tell the lines apart in print
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PANEL_INCHES = (4.4, 3.2)  # so that 9-point letters stay legible on a telephone, where a panel is as wide as the screen
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: points in order of x, with the bounds of their spread; `n` says how many runs are behind each point."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    n: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes; `level` is a horizontal reference line, labelled."""
+
+    lines: Sequence[Line]
+    title: str = ""
+    level: tuple[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of one or more panels that share their labels; `ticks` names places on the x axis."""
+
+    name: str
+    title: str
+    xlabel: str
+    ylabel: str
+    panels: Sequence[Panel]
+    log_x: bool = False
+    ticks: Sequence[tuple[float, str]] = field(default_factory=tuple)
+
+    @property
+    def description(self) -> str:
+        """Returns what the figure shows, in words: for those who do not see it."""
+        parts = [f"{self.title}. {self.ylabel} against {self.xlabel}."]
+        for panel in self.panels:
+            if panel.title:
+                parts.append(f"{panel.title}:")
+            for line in panel.lines:
+                parts.append(_spoken(line))
+            if panel.level:
+                parts.append(f"{panel.level[0]} {panel.level[1]:.4g}.")
+        return " ".join(parts)
+
+
+def _spoken(line: Line) -> str:
+    if not line.x:
+        return f"{line.label}: no point."
+    best = max(range(len(line.x)), key=lambda i: line.y[i])
+    text = f"{line.label}: from {line.y[0]:.4g} at {line.x[0]:.4g} to {line.y[-1]:.4g} at {line.x[-1]:.4g}"
+    return text + (f", highest {line.y[best]:.4g} at {line.x[best]:.4g}." if len(line.x) > 2 else ".")
+
+
+def draw(figure: Figure, folder: Path) -> str:
+    """Returns the figure as an `<svg>` element for a page, and writes folder/NAME.svg and folder/NAME.png."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Canvas
+    except ImportError:
+        raise PlanError("figures need the extra: pip install 'pruning[plot]'") from None
+    columns = min(2, len(figure.panels))
+    rows = -(-len(figure.panels) // columns)
+    settings: Any = {  # of type dict[<every setting's name>, Any], says matplotlib
+        "svg.fonttype": "none",  # letters stay letters
+        "svg.hashsalt": figure.name,  # the same figure is the same file
+        "font.size": 9,
+        "font.family": "sans-serif",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(settings):
+        canvas = Canvas(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.5), layout="constrained")
+        grid = canvas.subplots(rows, columns, squeeze=False)
+        for axes, panel in zip(grid.flat, figure.panels, strict=False):
+            _panel(axes, figure, panel)
+        for axes in list(grid.flat)[len(figure.panels) :]:
+            axes.set_axis_off()
+        handles: dict[str, Any] = {}
+        for axes in grid.flat:
+            handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        if handles:
+            fits = max(1, int(PANEL_INCHES[0] * columns * 13 // (max(map(len, handles)) + 6)))
+            canvas.legend(
+                handles.values(),
+                handles.keys(),
+                loc="outside lower center",
+                ncols=min(len(handles), fits),
+                frameon=False,
+            )
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format="svg", metadata={"Date": None})
+        FigureCanvasAgg(canvas).print_png(str(folder / f"{figure.name}.png"))
+    text = buffer.getvalue().decode()
+    (folder / f"{figure.name}.svg").write_text(_described(text, figure, alone=True))
+    return _described(text[text.index("<svg") :], figure, alone=False)
+
+
+def _panel(axes: Any, figure: Figure, panel: Panel) -> None:
+    for i, line in enumerate(panel.lines):
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        # beyond the eight colours the lines are broken, and thinner
+        dashes = ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
+        axes.plot(line.x, line.y, linestyle=dashes, markersize=3.5, linewidth=1.4, label=line.label, **style)
+        if line.low and any(a != b for a, b in zip(line.low, line.high, strict=True)):
+            axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.15, linewidth=0)
+    if panel.level:
+        axes.axhline(panel.level[1], color="#666666", linewidth=1, linestyle=(0, (4, 3)), label=panel.level[0])
+    if figure.log_x:
+        axes.set_xscale("log")
+        values = sorted({x for line in panel.lines for x in line.x})
+        shown = values if len(values) <= 8 else values[:: -(-len(values) // 8)]
+        axes.set_xticks(shown, [f"{value:.3g}" for value in shown])
+        axes.minorticks_off()
+    if figure.ticks:
+        axes.set_xticks([x for x, _ in figure.ticks], [name for _, name in figure.ticks], rotation=90, fontsize=7)
+    axes.set_xlabel(figure.xlabel)
+    axes.set_ylabel(figure.ylabel)
+    axes.set_title(panel.title, fontsize=9)
+    axes.grid(True, color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _described(svg: str, figure: Figure, alone: bool) -> str:
+    """Returns the SVG with a title and a description, and with ids of its own, so that several fit on one page."""
+    title, description = html.escape(figure.title), html.escape(figure.description)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{figure.name}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{figure.name}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{figure.name}-\1)", svg)
+    labels = f'role="img" aria-labelledby="{figure.name}-t {figure.name}-d"'
+    names = f'<title id="{figure.name}-t">{title}</title><desc id="{figure.name}-d">{description}</desc>'
+    svg = re.sub(r"<svg ([^>]*)>", lambda match: f"<svg {match[1]} {labels}>{names}", svg, count=1)
+    return svg if alone else re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
