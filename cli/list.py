@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import operator
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pruning import plan, runs, sweep
+from pruning import plan, sweep
 from pruning.plan import PlanError, suggest
 
 from . import options, tables
 from .output import emit, emit_json
 from .show import Screen
+from .where import found_runs
 
 KINDS = (
     "models",
@@ -30,14 +29,6 @@ KINDS = (
     "recipes",
     "studies",
 )
-COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "!=": operator.ne,
-    "=": operator.eq,
-    "<": operator.lt,
-    ">": operator.gt,
-}
 
 
 def list_kinds(
@@ -74,7 +65,7 @@ def list_kinds(
     if where and kind != "runs":
         raise typer.BadParameter("--where is for `prune list runs`")
     if kind == "runs":
-        found = {"runs": _select(runs.listing(out), where or [])}
+        found = {"runs": found_runs(out, where or [])}
     else:
         found = {name: _entries(name) for name in KINDS if kind in (None, name)}
     if json:
@@ -85,7 +76,7 @@ def list_kinds(
         screen.table(*(tables.listing(entries, out) if name == "runs" else tables.names(name, entries)))
     if not screen.stdout_is_terminal:
         for entry in itertools.chain.from_iterable(found.values()):
-            emit(entry.get("name") or entry["run"])
+            emit(entry.get("run") or entry["name"])
 
 
 def _entries(kind: str) -> list[dict[str, Any]]:
@@ -114,28 +105,3 @@ def _registry(kind: str) -> Mapping[str, str]:
         "methods": methods.SUMMARIES,
         "ablations": ablations.ABLATIONS,
     }[kind]
-
-
-def _select(rows: list[dict[str, Any]], conditions: list[str]) -> list[dict[str, Any]]:
-    for condition in conditions:
-        match = re.fullmatch(r"\s*([\w.]+)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", condition)
-        if not match:
-            raise PlanError(f"--where takes KEY=VALUE (or !=, <, <=, >, >=), not '{condition}'")
-        key, sign, text = match.groups()
-        known = {*runs.RESULT_KEYS, "done", *(key for row in rows for key in row)}
-        if key not in known:
-            raise PlanError(
-                f"--where: key '{key}' is unknown{suggest(key, known)}; allowed: {', '.join(sorted(known))}"
-            )
-        rows = [row for row in rows if _fits(row.get(key), sign, text)]
-    return rows
-
-
-def _fits(value: Any, sign: str, text: str) -> bool:
-    wanted = plan.parse_value(text)
-    if isinstance(value, str) or value is None:
-        wanted = None if text in ("none", "null") else text
-    comparable = isinstance(value, (int, float)) and isinstance(wanted, (int, float))
-    if sign in ("=", "!=") or comparable:
-        return COMPARE[sign](value, wanted)
-    return False

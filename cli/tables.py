@@ -121,12 +121,12 @@ def names(kind: str, entries: Sequence[Mapping[str, Any]]) -> Table:
 
 def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
     """Returns the runs under a folder."""
-    columns = ["~run", ">sparsity", ">accuracy", ">speedup", ">time"]
+    columns = ["~run", ">sparsity", ">accuracy", ">speedup", "~time"]
     body = []
     for row in rows:
         numbers = [percent(row.get("sparsity")), percent(row.get("accuracy"), 2), times(row.get("speedup"))]
-        state = duration(row.get("seconds")) if row["done"] else "damaged" if row.get("error") else "unfinished"
-        body.append([Path(row["run"]).name, *numbers, state])
+        state = duration(row["seconds"]) if row["done"] else row["summary"]
+        body.append([row["name"], *numbers, state])
     return f"{len(rows)} runs in {out}/", columns, body
 
 

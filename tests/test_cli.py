@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -261,8 +262,20 @@ def test_list_runs_finds_those_that_fit(prune: Prune, history: Path) -> None:
     assert found("done=true") == ["prune", "retrain", "train"]
     assert found("images_per_second=null") == ["prune"]
     rows = prune("list", "runs", "--out", history.parent, "--json").json["runs"]
-    assert {row["phase"] for row in rows} == {"train", "prune", "retrain"}
+    assert all(list(row) == ["name", "summary", "done", *runs.RESULT_KEYS] for row in rows)
     assert prune("list", "runs", "--out", "nowhere", "--json").json == {"runs": []}
+
+
+def test_list_runs_tells_unfinished_and_damaged_ones(prune: Prune, history: Path, tmp_path: Path) -> None:
+    shutil.copytree(history.parent, tmp_path / "runs")
+    dense, pruned, retrained = (tmp_path / "runs" / folder.name for folder in runs.history(history))
+    (pruned / "summary.json").unlink()
+    (retrained / "phase.json").write_text("{")
+    listed = prune("list", "runs", "--out", tmp_path / "runs")
+    assert "unfinished" in listed.err
+    rows = {row["name"]: row for row in prune("list", "runs", "--out", tmp_path / "runs", "--json").json["runs"]}
+    assert [rows[run.name]["done"] for run in (dense, pruned)] == [True, False]
+    assert prune("list", "runs", "--out", tmp_path / "runs", "--where", "done=false").out == f"{pruned}\n"
 
 
 def test_doctor(prune: Prune) -> None:
