@@ -22,6 +22,7 @@ from setuptools.command.build_py import build_py
 HERE = Path(__file__).parent.resolve()
 STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # binaries load under torch 2.11 and later
 ARCHS = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")  # the default for CUDA; the last is built as PTX too
+NVCC = ("--expt-relaxed-constexpr", "-diag-suppress=177", "--threads=2")  # 177: the device pass sees no launches
 WANT = os.environ.get("PRUNE_BUILD", "auto")
 
 
@@ -113,7 +114,7 @@ def extensions() -> tuple[list[Extension], dict[str, str], list[str]]:
         cuda = Extension(
             "pruning._cuda", sorted(str(p.relative_to(HERE)) for p in HERE.glob("csrc/*.cu")), language="c++",
             libraries=[*torch_cuda, "c10", "torch", "torch_cpu", *cudart],
-            extra_compile_args={"nvcc": ["-O3", "-std=c++20", STABLE, "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden"]},
+            extra_compile_args={"nvcc": ["-O3", "-std=c++20", STABLE, "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", *NVCC]},
             **libraries,
         )  # fmt: skip
         cuda.include_dirs.append(str(home / "include"))

@@ -1,0 +1,144 @@
+// What the CUDA kernels share: the current stream and device, launch checks, and one launch over a list of tensors. The
+// list travels in the kernel's arguments, by value, so that nothing is copied to the device and a CUDA graph keeps it.
+//
+// Every .cu is compiled once for the host and once per architecture. torch's headers cost more than the kernels, so the
+// host's part stands under `#ifndef __CUDA_ARCH__`, and template kernels are instantiated by name outside it.
+
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#ifndef __CUDA_ARCH__
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "ops.h"
+#endif
+
+namespace prune {
+
+using torch::headeronly::ScalarType;
+
+constexpr int kThreads = 256;
+
+// Rows per launch: kernel arguments hold 32,764 bytes from CUDA 12.1 on, 4,096 before.
+#if CUDART_VERSION >= 12010
+constexpr int64_t kArgumentBytes = 32000;
+#else
+constexpr int64_t kArgumentBytes = 3800;
+#endif
+
+template <class Row, int kRows>
+struct Table {  // rows[i] owns chunks first[i] to first[i + 1] - 1
+  Row rows[kRows];
+  int64_t first[kRows + 1];
+  int count;
+
+  __device__ int find(int64_t chunk) const {
+    int low = 0, high = count;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      if (first[middle] <= chunk)
+        low = middle;
+      else
+        high = middle;
+    }
+    return low;
+  }
+};
+
+#ifndef __CUDA_ARCH__
+
+struct Place {  // where kernels are launched: the tensors' device, its current stream
+  torch::stable::accelerator::DeviceGuard guard;
+  cudaStream_t stream;
+
+  explicit Place(const Tensor& t) : guard(t.get_device_index()) {
+    void* current = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current));
+    stream = static_cast<cudaStream_t>(current);
+  }
+};
+
+inline void check(cudaError_t error, const char* what) {
+  STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
+}
+
+inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+
+inline void check_blocks(int64_t blocks, const char* op) {
+  STD_TORCH_CHECK(blocks <= 2147483647, op, ": more than 2^31 - 1 blocks in one launch");
+}
+
+// Launches over all rows in slices that fit the kernel's arguments: launch(table, blocks), row i taking chunks(i) blocks.
+template <int kRows, class Row, class Chunks, class Launch>
+void over(const std::vector<Row>& rows, const Chunks& chunks, const Launch& launch) {
+  static_assert(sizeof(Table<Row, kRows>) <= 32764);
+  Table<Row, kRows> table;
+  for (size_t begin = 0; begin < rows.size(); begin += kRows) {
+    table.count = static_cast<int>(std::min<size_t>(kRows, rows.size() - begin));
+    table.first[0] = 0;
+    for (int i = 0; i < table.count; ++i) {
+      table.rows[i] = rows[begin + i];
+      table.first[i + 1] = table.first[i] + chunks(rows[begin + i]);
+    }
+    if (table.first[table.count] > 0) launch(table, table.first[table.count]);
+  }
+}
+
+inline void check_cuda(const Tensor& t, const Tensor& like, const char* op, const char* list, size_t i) {
+  STD_TORCH_CHECK(t.is_cuda() && t.get_device_index() == like.get_device_index(), op, ": ", list, "[", i, "] is on another device");
+}
+
+inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }
+
+#endif  // __CUDA_ARCH__
+
+template <class T>
+__device__ T warp_sum(T value) {
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
+  return value;
+}
+
+// The sum over the block, in every thread; `scratch` holds 32 values. All threads call it.
+template <class T>
+__device__ T block_sum(T value, T* scratch) {
+  value = warp_sum(value);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
+  if (lane == 0) scratch[warp] = value;
+  __syncthreads();
+  T sum = 0;
+  for (int w = 0; w < warps; ++w) sum += scratch[w];
+  __syncthreads();
+  return sum;
+}
+
+// The sum of the threads before this one; `total` becomes the block's sum. `scratch` holds 32 values. All threads call it.
+template <class T>
+__device__ T block_before(T value, T* scratch, T& total) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
+  T sum = value;
+  for (int step = 1; step < 32; step *= 2) {
+    const T other = __shfl_up_sync(0xffffffffu, sum, step);
+    if (lane >= step) sum += other;
+  }
+  if (lane == 31) scratch[warp] = sum;
+  __syncthreads();
+  T before = 0;
+  total = 0;
+  for (int w = 0; w < warps; ++w) {
+    if (w < warp) before += scratch[w];
+    total += scratch[w];
+  }
+  __syncthreads();
+  return before + sum - value;
+}
+
+}  // namespace prune
