@@ -135,6 +135,16 @@ MinPerLayer = Annotated[
         rich_help_panel=PRUNING,
     ),
 ]
+AtEpoch = Annotated[
+    int | None,
+    Option(
+        help="Prune the state that the training kept after this epoch; 0 is the initialization.",
+        rich_help_panel=PRUNING,
+    ),
+]
+AtStep = Annotated[
+    int | None, Option(help="Prune the state that the training kept after this step.", rich_help_panel=PRUNING)
+]
 LayerRates = Annotated[
     Path | None,
     Option(

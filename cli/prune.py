@@ -21,6 +21,8 @@ def prune(
     ablation: options.Ablation = None,
     min_per_layer: options.MinPerLayer = None,
     layer_rates: options.LayerRates = None,
+    at_epoch: options.AtEpoch = None,
+    at_step: options.AtStep = None,
     settings: options.Set = None,
     out: options.OutBeside = None,
     device: options.Device = "auto",
@@ -48,6 +50,8 @@ def prune(
         ablation=ablation,
         min_per_layer=min_per_layer,
         layer_rates=read_rates(layer_rates),
+        at_epoch=at_epoch,
+        at_step=at_step,
     )
     phase = plan.make(plan.Prune, merged(flags, settings))
     where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}

@@ -36,14 +36,16 @@ def fit(
     seed: int,
     method: Method,
     device: torch.device,
-    first_epoch: int = 0,
+    first_step: int = 0,
     precision: str = "float32",
     label_smoothing: float = 0.0,
     clip_norm: float | None = None,
     on_epoch: Callable[[dict[str, Any]], None],
+    on_step: Callable[[int], None] = lambda done: None,
     tell: Tell,
 ) -> None:
-    """Trains the model in place for epochs first_epoch .. epochs-1; `on_epoch` receives one record after each.
+    """Trains the model in place from step `first_step` to the end of `epochs`; `on_epoch` receives one record after each
+    epoch, `on_step` the number of steps done after each step.
 
     `lr` maps the 0-based step to the learning rate; a parameter group with `lr_factor` gets that multiple. Raises PlanError
     where the loss is no longer finite.
@@ -53,7 +55,7 @@ def fit(
     told = 0.0
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        for epoch in range(first_epoch, epochs):
+        for epoch in range(first_step // steps, epochs):
             started = time.perf_counter()
             torch.manual_seed(derive(seed, "layers", epoch))
             model.train()
@@ -61,6 +63,9 @@ def fit(
             correct = torch.zeros((), dtype=torch.int64, device=device)
             images, rate, step = 0, 0.0, epoch * steps
             for x, y in data.train_batches(batch_size, epoch, seed):
+                if step < first_step:
+                    step += 1
+                    continue
                 rate = lr(step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group.get("lr_factor", 1.0)
@@ -82,6 +87,7 @@ def fit(
                 correct += (logits.detach().argmax(1) == y).sum()
                 images += len(y)
                 step += 1
+                on_step(step)
                 now = time.perf_counter()
                 if now - told > 0.1:
                     told = now
@@ -105,6 +111,22 @@ def fit(
             }
             on_epoch(record)
     tell(Progress(epochs * steps, epochs * steps))
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module, data: Data, *, batch_size: int, seed: int, device: torch.device, precision: str
+) -> None:
+    """Sends the training images through the model once in training mode, so that its running statistics are those of the
+    weights that it has now; weights stay as they are, and the model's mode is put back."""
+    mode = model.training
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "recalibrate"))
+        for x, _ in data.train_batches(batch_size, 0, derive(seed, "recalibrate")):
+            with autocast(device, precision):
+                model(x)
+    model.train(mode)
 
 
 @torch.no_grad()

@@ -110,12 +110,13 @@ class Train(_Settings):
     weight_init: Literal["default", "he-normal-fan-in", "he-normal-fan-out"] = "default"
     norm_init: Literal["default", "one", "uniform"] = "default"
     keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     method: MethodName = "none"
     method_options: dict[str, Option] = {}
     sparsity: Sparsity | None = None
     exclude: tuple[str, ...] = ()
 
-    @field_validator("keep_epochs")
+    @field_validator("keep_epochs", "keep_steps")
     @classmethod
     def _sorted(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(value)))
@@ -167,6 +168,9 @@ class Prune(_Settings):
     `rounds` (re-scored each round), `scoring_mode` and `samples_per_class` None mean the criterion's own: one round but
     100 for synflow, eval mode, 10 examples of each class; a criterion that does not use one refuses it.
     `min_per_layer` weights stay in every layer; `layer_rates` {name or pattern: density} belongs to allocation "rates".
+    `at_epoch` or `at_step` prunes the state that the training kept at that point (0 is the initialization) in place of its
+    last. `recalibrate` "one-pass" sends the training images through the pruned network once, to renew the running
+    statistics of its normalization (Zimmer et al. 2023, their code); "none" leaves them (Renda et al. 2020).
     """
 
     phase: Literal["prune"] = "prune"
@@ -181,9 +185,14 @@ class Prune(_Settings):
     ablation: Ablation | None = None
     min_per_layer: Annotated[int, Field(ge=0)] = 0
     layer_rates: dict[str, Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]] = {}
+    at_epoch: Annotated[int, Field(ge=0)] | None = None
+    at_step: Annotated[int, Field(ge=0)] | None = None
+    recalibrate: Literal["none", "one-pass"] = "none"
 
     @model_validator(mode="after")
     def _used(self) -> Prune:
+        if self.at_epoch is not None and self.at_step is not None:
+            raise ValueError("give at_epoch or at_step, not both")
         if bool(self.layer_rates) != (self.allocation == "rates"):
             raise ValueError(f"allocation 'rates' and layer_rates go together; the allocation is '{self.allocation}'")
         for name in sorted({name for used in CRITERION_OPTIONS.values() for name in used}):
@@ -199,7 +208,8 @@ class Retrain(_Settings):
     `epochs` None means the length of the original training. `technique` chooses the weights to start from and the
     learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
     to the schedules in TUNED_SCHEDULES. `optimizer_state` "keep" takes over the momenta that belong to the weights to start
-    from (Renda et al. 2020), "reset" starts from none.
+    from (Renda et al. 2020), "reset" starts from none. `rewind_step` k, of technique weight-rewind, is lottery-ticket rewinding:
+    the weights of step k, trained from step k of the original schedule to its end (Frankle et al. 2021).
     """
 
     phase: Literal["retrain"] = "retrain"
@@ -208,7 +218,20 @@ class Retrain(_Settings):
     schedule_lr: Positive | None = None
     schedule_warmup: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
     epochs: Annotated[int, Field(ge=1)] | None = None
+    rewind_step: Annotated[int, Field(ge=0)] | None = None
     optimizer_state: Literal["keep", "reset"] = "keep"
+
+    @model_validator(mode="after")
+    def _rewound(self) -> Retrain:
+        if self.rewind_step is None:
+            return self
+        if self.technique != "weight-rewind":
+            raise ValueError(f"rewind_step is not used by technique '{self.technique}', only by weight-rewind")
+        if self.epochs is not None or self.schedule is not None:
+            raise ValueError(
+                "with rewind_step the original schedule runs from that step to its end: leave out epochs and schedule"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tuned(self) -> Retrain:
@@ -229,12 +252,16 @@ class Iterate(_Settings):
     """Cycles of pruning and retraining up to `sparsity`: expanded into its phases when a plan is read.
 
     With `cycles` J the density after cycle j is d^(j/J); with `rate` p it is (1-p)^j, the last cycle ending on the goal.
+    `budget` epochs are shared out over the retrainings, floor(budget / J) each and the rest to the last; `fresh_optimizer`
+    resets the momenta before the first retraining alone (both as in Zimmer et al. 2023, their code).
     """
 
     phase: Literal["iterate"] = "iterate"
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)]
     rate: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     cycles: Annotated[int, Field(ge=1)] | None = None
+    budget: Annotated[int, Field(ge=1)] | None = None
+    fresh_optimizer: bool = False
     prune: dict[str, Any] = {}
     retrain: dict[str, Any] = {}
 
@@ -244,6 +271,10 @@ class Iterate(_Settings):
             raise ValueError("give rate or cycles, not both")
         if "sparsity" in self.prune:
             raise ValueError("the sparsity of each cycle follows from the goal; leave it out of prune")
+        if self.budget is not None and "epochs" in self.retrain:
+            raise ValueError("give budget or the epochs of each retraining, not both")
+        if self.fresh_optimizer and "optimizer_state" in self.retrain:
+            raise ValueError("give fresh_optimizer or the optimizer_state of each retraining, not both")
         return self
 
     def densities(self, start: float = 1.0) -> list[float]:
@@ -263,9 +294,18 @@ class Iterate(_Settings):
     def phases(self, start: float = 1.0) -> list[Prune | Retrain]:
         """Returns prune, retrain, prune, retrain ... up to the goal."""
         out: list[Prune | Retrain] = []
-        for density in self.densities(start):
+        densities = self.densities(start)
+        cycles = len(densities)
+        if self.budget is not None and self.budget < cycles:
+            raise PlanError(f"a budget of {self.budget} epochs does not go round {cycles} cycles")
+        for j, density in enumerate(densities, start=1):
+            retrain = _without_phase(self.retrain)
+            if self.budget is not None:
+                retrain["epochs"] = self.budget // cycles + (self.budget % cycles if j == cycles else 0)
+            if self.fresh_optimizer and j == 1:
+                retrain["optimizer_state"] = "reset"
             out.append(make(Prune, {**_without_phase(self.prune), "sparsity": round(1.0 - density, 12)}))
-            out.append(make(Retrain, _without_phase(self.retrain)))
+            out.append(make(Retrain, retrain))
         return out
 
 

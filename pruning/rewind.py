@@ -51,22 +51,33 @@ def schedule(phase: Retrain) -> str:
 
 
 def start_epoch(phase: Retrain, original: int) -> int | None:
-    """Returns the epoch of the dense training whose state the retraining starts from; None where it is not rewound."""
-    if TECHNIQUES[phase.technique].weights != "rewound":
+    """Returns the epoch of the dense training whose state the retraining starts from; None where it starts from no epoch."""
+    if phase.rewind_step is not None or TECHNIQUES[phase.technique].weights != "rewound":
         return None
     return max(0, original - epochs(phase, original))
 
 
-def find_state(phase: Retrain, root: Path, original: int) -> Path | None:
-    """Returns the file that holds the state to rewind to, or None; raises PlanError where that epoch was not kept."""
-    epoch = start_epoch(phase, original)
-    if epoch is None:
+def kept_state(root: Path, epoch: int | None, step: int | None, wish: str) -> Path | None:
+    """Returns the file of the state that the training kept at an epoch or a step; None where both are None.
+
+    Raises PlanError, which begins with `wish`, where that state was not kept.
+    """
+    if epoch is None and step is None:
         return None
-    path = root / runs.epoch_file(epoch)
-    if not path.is_file():
-        kept = ", ".join(map(str, runs.kept_epochs(root))) or "none"
-        raise PlanError(
-            f"{phase.technique} for {epochs(phase, original)} epochs starts from epoch {epoch} of '{root}', which was not kept "
-            f"(kept: {kept}); train with --set keep_epochs=[{epoch}] or retrain for {original} minus a kept epoch"
-        )
-    return path
+    path = root / (runs.step_file(step) if step is not None else runs.epoch_file(epoch or 0))
+    if path.is_file():
+        return path
+    what, point = ("step", step) if step is not None else ("epoch", epoch)
+    found = runs.kept_steps(root) if step is not None else runs.kept_epochs(root)
+    raise PlanError(
+        f"{wish} {what} {point} of '{root}', which was not kept (kept: {', '.join(map(str, found)) or 'none'}); "
+        f"train with --set keep_{what}s=[{point}]"
+    )
+
+
+def find_state(phase: Retrain, root: Path, original: int) -> Path | None:
+    """Returns the file that holds the state to rewind to, or None; raises PlanError where that state was not kept."""
+    wish = f"{phase.technique} starts from"
+    if phase.rewind_step is None:
+        wish = f"{phase.technique} for {epochs(phase, original)} epochs starts from"
+    return kept_state(root, start_epoch(phase, original), phase.rewind_step, wish)

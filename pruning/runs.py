@@ -38,6 +38,17 @@ def epoch_file(epoch: int) -> str:
     return "init.safetensors" if epoch == 0 else f"epoch-{epoch:04d}.safetensors"
 
 
+def step_file(step: int) -> str:
+    """Returns the file name of the state that was kept after `step` steps; 0 is the initialization."""
+    return epoch_file(0) if step == 0 else f"step-{step:07d}.safetensors"
+
+
+def kept_steps(run: Path) -> list[int]:
+    """Returns the steps whose state the run kept, sorted."""
+    found = [int(p.stem[5:]) for p in run.glob("step-*.safetensors") if p.stem[5:].isdigit()]
+    return sorted([0] * (run / epoch_file(0)).exists() + found)
+
+
 def kept_epochs(run: Path) -> list[int]:
     """Returns the epochs whose state the run kept, sorted."""
     found = [int(p.stem[6:]) for p in run.glob("epoch-*.safetensors") if p.stem[6:].isdigit()]

@@ -22,5 +22,7 @@ def settle(phase: Prune | Retrain, train: Train) -> Prune | Retrain:
     if isinstance(phase, Prune):
         return phase
     own = rewind.TECHNIQUES[phase.technique].schedule
+    if phase.rewind_step is not None:
+        return phase
     changes = {"epochs": train.epochs if phase.epochs is None else phase.epochs}
     return override(phase, {**changes, "schedule": None if phase.schedule == own else phase.schedule})

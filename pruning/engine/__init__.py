@@ -22,6 +22,7 @@ from pruning.engine.looking import check_kept, evaluate_run, load_model, preview
 from pruning.engine.results import accuracy_on_test, load_state, measure, summarize
 from pruning.engine.session import Session, Setting, open_session, recorded, setting
 from pruning.events import PhaseDone, PhaseStarted, Warned
+from pruning.loop import recalibrate
 from pruning.masks import Masks, prunable
 from pruning.methods import Method
 from pruning.plan import SCHEMA, Plan, PlanError, Prune, Retrain, Train, digest
@@ -150,13 +151,15 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
     job.setting.check(network)
     prunable(network, phase.exclude)  # refuses a network in which nothing can be pruned or counted
     steps = job.setting.data.steps_per_epoch(phase.batch_size)
+    if late := [k for k in phase.keep_steps if k > phase.epochs * steps]:
+        raise PlanError(f"keep_steps {late[0]} lies beyond the last step, {phase.epochs * steps}")
     method = methods.for_training(phase, steps)
     extra = method.attach(network)
 
     def make() -> dict[str, Any]:
         optimizer = fit_in(
             session, job.setting, job.folder, network, phase="train", cycle=0, epochs=phase.epochs, lr=dense_schedule(phase, steps),
-            method=method, extra=extra, momenta={}, keep=phase.keep_epochs,
+            method=method, extra=extra, momenta={}, keep=phase.keep_epochs, keep_steps=phase.keep_steps,
         )  # fmt: skip
         before = None if phase.method == "none" else accuracy_on_test(job.setting, network)
         masks = method.finish()
@@ -173,12 +176,21 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
     assert job.parent is not None
     network = job.setting.build(job.setting.train.seed)
     present, momenta = load_state(job.parent, network)
+    if (source := decide.source(phase, job.parent)) is not None:
+        weights, momenta = split_state(checkpoint.load(source)[0])
+        checkpoint.restore(network, weights, source)
     decide.check(job.setting, network, phase, present)
 
     def make() -> dict[str, Any]:
         session.tell(PhaseStarted(str(job.folder), "prune", 0, 0))
         masks = decide.masks(session, job.setting, network, phase, present)
         keeps = decide.put(job.setting, network, phase, masks)
+        if phase.recalibrate == "one-pass":
+            train = job.setting.train
+            recalibrate(
+                network, job.setting.data, batch_size=train.batch_size, seed=train.seed, device=job.setting.device,
+                precision=train.precision,
+            )  # fmt: skip
         return _finish(job, network, masks, _masked(momenta, masks) if keeps else {}, epochs=0)
 
     return make
@@ -201,13 +213,20 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     masks.apply(network)
     cycle = sum(isinstance(runs.read_phase(p), Retrain) for p in runs.history(job.parent)) + 1
     epochs = rewind.epochs(phase, train.epochs)
+    per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
+    first_step = phase.rewind_step or 0
+    if first_step >= epochs * per_epoch:
+        raise PlanError(
+            f"rewind_step {first_step} leaves nothing to train: the training has {epochs * per_epoch} steps"
+        )
 
     def make() -> dict[str, Any]:
         optimizer = fit_in(
-            session, job.setting, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs,
+            session, job.setting, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs, first_step=first_step,
             lr=_retrain_schedule(job, phase), method=Method(masks), extra=[], momenta=momenta,
         )  # fmt: skip
-        return _finish(job, network, masks, optimizer_state(optimizer, network), epochs=epochs)
+        done = epochs - first_step // per_epoch
+        return _finish(job, network, masks, optimizer_state(optimizer, network), epochs=done)
 
     return make
 
@@ -231,6 +250,8 @@ def _retrain_schedule(job: Job, phase: Retrain) -> Callable[[int], float]:
     train = job.setting.train
     per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
     name = rewind.schedule(phase)
+    if phase.rewind_step is not None:
+        return dense_schedule(train, per_epoch)
     return schedules.retraining(
         name,
         original=dense_schedule(train, per_epoch),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
-from pruning import ablations, api
+from pruning import ablations, api, rewind, runs
 from pruning.allocation import shared
 from pruning.criteria import CRITERIA
 from pruning.engine.session import Session, Setting
@@ -13,6 +15,15 @@ from pruning.plan import PlanError, Prune
 from pruning.seeds import derive, generator
 
 SAMPLES_PER_CLASS = 10  # Frankle et al. (2021, section 3)
+
+
+def source(phase: Prune, parent: Path) -> Path | None:
+    """Returns the file of the kept state that the phase prunes in place of the parent's last; None without one."""
+    if phase.at_epoch is None and phase.at_step is None:
+        return None
+    if len(runs.history(parent)) > 1:
+        raise PlanError(f"at_epoch and at_step prune the states that a training kept; '{parent}' is not a training")
+    return rewind.kept_state(parent, phase.at_epoch, phase.at_step, "pruning is asked for at")
 
 
 def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> None:

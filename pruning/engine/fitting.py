@@ -93,21 +93,26 @@ def fit_in(
     method: Method,
     extra: list[dict[str, Any]],
     momenta: dict[str, Tensor],
+    first_step: int = 0,
     keep: tuple[int, ...] = (),
+    keep_steps: tuple[int, ...] = (),
 ) -> torch.optim.Optimizer:
     """Returns the optimizer after training the network inside the run folder, from its resume file where there is one.
 
-    `extra` is what the method returned when it was attached.
+    `extra` is what the method returned when it was attached. The training starts at `first_step` of `epochs` epochs; the
+    states after the epochs of `keep` and the steps of `keep_steps` are kept.
     """
     train = setting.train
+    steps = setting.data.steps_per_epoch(train.batch_size)
     optimizer = make_optimizer(network, train, extra)
     method.bind(network, optimizer)
     load_optimizer_state(optimizer, network, momenta, method.masks)
-    first = 0
+    first = first_step // steps
     resume = run / runs.RESUME
     if resume.exists():
         tensors, notes = checkpoint.load(resume, setting.device)
         first = int(notes["epoch"])
+        first_step = first * steps
         checkpoint.restore(network, _part(tensors, _MODEL), resume)
         method.load_state(_part(tensors, _METHOD))
         rest = {name: t for name, t in tensors.items() if not name.startswith((_MODEL, _METHOD))}
@@ -115,10 +120,17 @@ def fit_in(
     elif 0 in keep:
         checkpoint.save(run / runs.epoch_file(0), plain_names(checkpoint.state(network)), {"epoch": 0})
     runs.trim_log(run, first)
-    steps = setting.data.steps_per_epoch(train.batch_size)
     session.tell(PhaseStarted(str(run), phase, epochs, epochs * steps, first))
     track = tracker(session.track, run, first)
     saved = time.perf_counter()
+
+    def keep_state(path: Path, epoch: float) -> None:
+        tensors = {**checkpoint.state(network), **optimizer_state(optimizer, network)}
+        checkpoint.save(path, plain_names(tensors), {"epoch": epoch})
+
+    def on_step(done: int) -> None:
+        if done in keep_steps:
+            keep_state(run / runs.step_file(done), done / steps)
 
     def on_epoch(record: dict[str, Any]) -> None:
         nonlocal saved
@@ -126,8 +138,7 @@ def fit_in(
         runs.append_log(run, record)
         track(record)
         if epoch in keep:
-            tensors = {**checkpoint.state(network), **optimizer_state(optimizer, network)}
-            checkpoint.save(run / runs.epoch_file(epoch), plain_names(tensors), {"epoch": epoch})
+            keep_state(run / runs.epoch_file(epoch), epoch)
         if time.perf_counter() - saved > SAVE_EVERY and epoch < epochs:
             tensors = {f"{_MODEL}{name}": t for name, t in checkpoint.state(network).items()}
             tensors |= {f"{_METHOD}{name}": t for name, t in method.state().items()}
@@ -145,11 +156,12 @@ def fit_in(
         seed=derive(train.seed, "cycle", cycle),
         method=method,
         device=setting.device,
-        first_epoch=first,
+        first_step=first_step,
         precision=train.precision,
         label_smoothing=train.label_smoothing,
         clip_norm=train.clip_norm,
         on_epoch=on_epoch,
+        on_step=on_step,
         tell=session.tell,
     )
     track(None)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from pruning import checkpoint, loop, runs, schedules
-from pruning.engine.results import load_state
+from pruning.engine import decide
+from pruning.engine.fitting import split_state
 from pruning.engine.session import Setting
 from pruning.plan import PlanError, Prune
 
@@ -24,30 +26,39 @@ def impact(setting: Setting, run: Path, network: nn.Module, schedule: str) -> fl
         return None
     before, after = _around_last_prune(run)
     if kind == "norm":
-        kept, left = _kept(before), _kept(after)
+        layers = runs.read_summary(run)["layers"]
+        kept, left = _kept(before.parent, layers), _kept(after.parent, layers)
         removed = 1.0 - left / kept if kept else 0.0
-        parameters = [name for name, _ in network.named_parameters()]
-        return schedules.norm_impact(_norm(before, parameters), _norm(after, parameters), removed)
+        names = [name for name, _ in network.named_parameters()]
+        return schedules.norm_impact(_norm(before, names), _norm(after, names), removed)
     accuracies = []
-    for folder in (before, after):
-        load_state(folder, network)
+    for file in (before, after):
+        checkpoint.restore(network, _weights(file), file)
         batches = setting.data.batches("train", loop.EVALUATION_BATCH)
         accuracies.append(loop.evaluate(network, batches, setting.device, setting.train.precision)[0])
     return schedules.accuracy_impact(*accuracies)
 
 
 def _around_last_prune(run: Path) -> tuple[Path, Path]:
+    """Returns the files of the weights just before and just after the last pruning."""
     chain = runs.history(run)
     for i in range(len(chain) - 1, 0, -1):
-        if isinstance(runs.read_phase(chain[i]), Prune):
-            return chain[i - 1], chain[i]
+        phase = runs.read_phase(chain[i])
+        if isinstance(phase, Prune):
+            return decide.source(phase, chain[i - 1]) or chain[i - 1] / runs.WEIGHTS, chain[i] / runs.WEIGHTS
     raise PlanError(f"the history of run '{run}' has no prune phase, so its impact is not known")
 
 
-def _kept(run: Path) -> int:
-    return sum(kept for kept, _ in runs.read_summary(run)["layers"].values())
+def _kept(run: Path, names: Iterable[str]) -> int:
+    """Returns how many weights of the named layers the run keeps."""
+    layers = runs.read_summary(run)["layers"]
+    return sum(layers[name][0] for name in names)
 
 
-def _norm(run: Path, names: list[str]) -> float:
-    tensors: dict[str, Tensor] = checkpoint.load(run / runs.WEIGHTS)[0]
+def _weights(file: Path) -> dict[str, Tensor]:
+    return split_state(checkpoint.load(file)[0])[0]
+
+
+def _norm(file: Path, names: list[str]) -> float:
+    tensors = _weights(file)
     return math.sqrt(sum(float(tensors[name].double().square().sum()) for name in names))

@@ -71,7 +71,7 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
     rows = []
     for phase in phases:
         phase = train if isinstance(phase, Train) else settle(phase, train)
-        epochs = phase.epochs if isinstance(phase, Train) else 0
+        epochs, skipped = phase.epochs if isinstance(phase, Train) else 0, 0
         if isinstance(phase, Prune):
             if phase.sparsity < sparsity - 1e-9:
                 raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {sparsity:g}")
@@ -82,6 +82,7 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
             if parent is not None:
                 rewind.find_state(phase, runs.history(parent)[0], train.epochs)
             epochs = rewind.epochs(phase, train.epochs)
+            skipped = phase.rewind_step or 0
         name = digest(phase, name)
         folder = out / runs.folder_name(phase, train, name)
         done = runs.is_run(folder) and runs.is_done(folder)
@@ -90,8 +91,8 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
                 "phase": phase.phase,
                 "run": str(folder),
                 "done": done,
-                "epochs": epochs,
-                "steps": epochs * per_epoch,
+                "epochs": epochs - skipped // per_epoch,
+                "steps": epochs * per_epoch - skipped,
                 "macs": macs,
                 "sparse_macs": runs.read_summary(folder)["sparse_macs"] if done else (None if masked else macs),
                 "settings": phase.model_dump(mode="json"),
@@ -101,13 +102,22 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
 
 
 def check_kept(phases: Sequence[Phase], train: Train) -> None:
-    """Raises PlanError where a retraining rewinds to an epoch that the training of the same plan does not keep."""
+    """Raises PlanError where a phase starts from a state that the training of the same plan does not keep."""
     for phase in phases:
-        if not isinstance(phase, Retrain):
-            continue
-        epoch = rewind.start_epoch(phase, train.epochs)
+        epoch, step = None, None
+        if isinstance(phase, Prune):
+            wish, epoch, step = "prune", phase.at_epoch, phase.at_step
+        elif isinstance(phase, Retrain):
+            wish, epoch, step = phase.technique, rewind.start_epoch(phase, train.epochs), phase.rewind_step
+        if step and step not in train.keep_steps:
+            raise PlanError(
+                f"{wish} starts from step {step}, which the training does not keep "
+                f"(keep_steps = {list(train.keep_steps)}); add --set train.keep_steps={sorted({*train.keep_steps, step})}"
+            )
+        if step == 0:
+            epoch = 0
         if epoch is not None and epoch not in train.keep_epochs:
             raise PlanError(
-                f"{phase.technique} rewinds to epoch {epoch}, which the training does not keep "
+                f"{wish} starts from epoch {epoch}, which the training does not keep "
                 f"(keep_epochs = {list(train.keep_epochs)}); add --set train.keep_epochs={sorted({*train.keep_epochs, epoch})}"
             )
