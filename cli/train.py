@@ -63,10 +63,7 @@ def train(
     flags = given(model=model, data=data, epochs=epochs, batch_size=batch_size, lr=lr, method=method, seed=seed)
     changes = merged(flags, settings)
     if recipe is not None:
-        phase = plan.load_plan(recipe).train
-        if isinstance(changes.get("epochs"), int) and "milestones" not in changes:
-            phase = plan.with_epochs(phase, changes["epochs"])
-        phase = plan.override(phase, changes)
+        phase = plan.adjust(plan.load_plan(recipe).train, changes)
     elif {"model", "data"} <= changes.keys():
         phase = plan.override(plan.make(plan.Train, {key: changes.pop(key) for key in ("model", "data")}), changes)
     else:

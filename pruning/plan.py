@@ -482,10 +482,18 @@ def with_epochs(phase: Train, epochs: int) -> Train:
     )
 
 
+def adjust(phase: Any, changes: Mapping[str, Any]) -> Any:
+    """Returns the phase with all changes at once; new `epochs` of a training scale its milestones along, unless given."""
+    if isinstance(phase, Train) and type(changes.get("epochs")) is int and "milestones" not in changes:
+        phase = with_epochs(phase, changes["epochs"])
+    return override(phase, changes)
+
+
 def override_plan(plan: Plan, changes: Mapping[str, Any]) -> Plan:
     """Returns the plan with changes applied: `train.lr`, `prune.sparsity`, `retrain.epochs` reach every phase of that kind,
     `phases.3.epochs` the phase with that 0-based index; `train.epochs` scales the milestones along."""
     phases = list(plan.phases)
+    wanted: dict[int, dict[str, Any]] = {}
     for key, value in changes.items():
         head, _, rest = key.partition(".")
         if head == "phases":
@@ -505,16 +513,9 @@ def override_plan(plan: Plan, changes: Mapping[str, Any]) -> Plan:
                 "write train.KEY, prune.KEY, retrain.KEY or phases.INDEX.KEY"
             )
         for i in targets:
-            phase = phases[i]
-            if (
-                isinstance(phase, Train)
-                and rest == "epochs"
-                and isinstance(value, int)
-                and "train.milestones" not in changes
-            ):
-                phases[i] = with_epochs(phase, value)
-            else:
-                phases[i] = override(phase, {rest: value})
+            wanted.setdefault(i, {})[rest] = value
+    for i, settings in wanted.items():
+        phases[i] = adjust(phases[i], settings)
     return make(Plan, {**plan.model_dump(exclude_unset=True, exclude={"phases"}), "phases": phases})
 
 

@@ -82,6 +82,15 @@ def test_override_checks_anew_and_reaches_options() -> None:
         override(TRAIN, {"epochs": 10, "keep_epochs": [0]})
 
 
+def test_settings_that_depend_on_each_other_are_changed_together() -> None:
+    plan = Plan(name="p", phases=(TRAIN,))
+    changes = {"train.epochs": 4, "train.milestones": [2], "train.keep_epochs": [0, 3]}
+    for order in (changes, dict(reversed(changes.items()))):
+        train = override_plan(plan, order).train
+        assert (train.epochs, train.milestones, train.keep_epochs) == (4, (2.0,), (0, 3))
+    assert override_plan(plan, {"train.keep_epochs": [1], "train.epochs": 4}).train.keep_epochs == (1,)
+
+
 def test_override_plan_reaches_phases_by_kind_and_by_index() -> None:
     plan = load_plan("digits")
     changed = override_plan(plan, {"train.epochs": 8, "prune.sparsity": 0.5, "phases.2.technique": "fine-tune"})
