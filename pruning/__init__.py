@@ -23,7 +23,7 @@ _WHERE = {
 }
 _MODULES = (
     "ablations", "allocation", "checkpoint", "criteria", "data", "engine", "flops", "loop", "masks", "methods", "models",
-    "ops", "optim", "plan", "rewind", "runs", "schedules",
+    "ops", "optim", "plan", "rewind", "runs", "schedules", "structured",
 )  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_WHERE]

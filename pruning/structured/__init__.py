@@ -1,0 +1,27 @@
+"""Filters: scores per filter, which of them go, masks over all that is theirs, and the networks without them.
+
+A filter (of a convolution, or a neuron of a linear layer) is a row of its layer's weight. Its mask covers the row, the
+bias and the affine pair of its normalization, so that it gives exactly 0 behind that. The density counts the rows; what
+falls idle in the layers that read it, its input channels there, is counted by `densities` beside that.
+"""
+
+from pruning.structured.filters import (
+    FILTER_ALLOCATIONS,
+    POOLS,
+    allocate_filters,
+    densities,
+    expand,
+    pool,
+    prune_filters,
+    random_scores,
+)  # fmt: skip
+from pruning.structured.graph import Units, eligible, find_units
+from pruning.structured.looking import filters_kept, layers_gone, neuron_collapse
+from pruning.structured.rates import LI, li_counts
+from pruning.structured.shrink import refit, shrink
+
+__all__ = [
+    "FILTER_ALLOCATIONS", "LI", "POOLS", "Units", "allocate_filters", "densities", "eligible", "expand", "filters_kept",
+    "find_units", "layers_gone", "li_counts", "neuron_collapse", "pool", "prune_filters", "random_scores", "refit",
+    "shrink",
+]  # fmt: skip
