@@ -11,6 +11,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 import inspect
+import random
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -102,6 +103,32 @@ def call(
         raise
     except (Exception, SystemExit) as error:
         raise PlanError(f"{what} failed: {_reason(error, getattr(function, '__code__', None))}") from error
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Returns a context in which :func:`seed_generators` holds, and after which all generators are as before."""
+    import numpy as np
+    import torch
+
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        seed_generators(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+def seed_generators(seed: int) -> None:
+    """Returns nothing; seeds Python's, numpy's and torch's CPU generators, which a user's code may draw from."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
 
 
 def _is_file(module_name: str) -> bool:

@@ -268,6 +268,18 @@ def test_only_training_batches_are_augmented(tmp_path: Path) -> None:
     assert float((augmented == 0).float().mean()) > 0.05  # black borders
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("normalize", ["channel", "image"])
+def test_batches_are_the_same_on_a_gpu(tmp_path: Path, normalize: str) -> None:
+    write_cifar10(tmp_path)
+    cpu, gpu = (data.load("cifar10", tmp_path, normalize=normalize, device=device) for device in ("cpu", "cuda"))
+    for one, two in zip(cpu.train_batches(32, 1, 2), gpu.train_batches(32, 1, 2), strict=True):
+        assert two[0].is_cuda
+        torch.testing.assert_close(one[0], two[0].cpu())
+        assert torch.equal(one[1], two[1].cpu())
+
+
 def test_crop_and_flip_by_hand() -> None:
     x = torch.randint(1, 256, (50, 3, 7, 9), dtype=torch.uint8)
     rows, columns = torch.randint(0, 9, (2, 50))

@@ -109,6 +109,12 @@ def test_without_a_validation_part_the_split_rule_makes_one(own, kind: str, rule
     assert [len(list(d.batches(p, 1))) for p in d.sizes] == list(sizes)
 
 
+def test_a_function_that_draws_at_random_draws_the_same(own) -> None:
+    body = "def get(): return [(torch.rand(9, 2) + random.random() + np.random.rand(), torch.arange(9) % 3)] * 3"
+    one, other = (everything(own(body, seed=seed).batches("train", 9))[0] for seed in (0, 1))
+    assert torch.equal(one, other)
+
+
 def test_numbers_arrive_unchanged_and_images_between_0_and_1(own) -> None:
     d = own("def get(): return part(9, 0), None, part(9, 1)")
     stored = torch.rand(9, 2, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from pruning import seeds
+from pruning import seeds, usercode
 from pruning.data.preparation import Affine, prepare
 from pruning.data.source import PARTS, Pair, check_part, class_balanced
 from pruning.plan import PlanError
@@ -36,11 +33,12 @@ class Items(Dataset):
 
     def __getitem__(self, item: Item) -> Pair:
         index, seed = item
-        with nullcontext() if get_worker_info() else _generators_kept():  # a worker's generators are its own
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.default_generator.manual_seed(seed)
+        if get_worker_info():  # a worker's generators are its own
+            usercode.seed_generators(seed)
             given: Any = self.dataset[index]
+        else:
+            with usercode.seeded(seed):
+                given = self.dataset[index]
         return _pair(f"{self.what}, item {index}", given)
 
 
@@ -176,15 +174,6 @@ class ItemData:
                 del self._loaders[part, batch_size], loader, batches
                 raise _failure(self._items[part].what, error) from error
             yield x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
 
 
 def worker_count(default: int) -> int:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from pruning import usercode
+from pruning import seeds, usercode
 from pruning.data.datasets import ItemData
 from pruning.data.source import PARTS, Pair, Source, divide, split
 from pruning.data.tensors import TensorData
@@ -43,7 +43,8 @@ def own_data(
 
 def _call(name: str, offered: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     what = f"data '{name}'"
-    given = usercode.call(what, usercode.load(name), offered, options)
+    with usercode.seeded(seeds.derive(0, "data")):  # the same for all runs: a function may take `seed` to differ
+        given = usercode.call(what, usercode.load(name), offered, options)
     if isinstance(given, (tuple, list)) and len(given) == 3:
         given = dict(zip(PARTS, given, strict=True))
     if not isinstance(given, Mapping):

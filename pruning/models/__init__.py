@@ -70,12 +70,11 @@ def build(
 ) -> nn.Module:
     """Returns the network `name` for images of `shape` (C, H, W) and `classes` outputs, on the CPU, in training mode.
 
-    Its weights depend on `seed` alone; the global generator is left as it was. A user's function is called with those
-    of `shape`, `classes` and the options that its signature accepts. The network is tried on two blank images.
+    Its weights depend on `seed` alone; the global generators are left as they were. A user's function is called with
+    those of `shape`, `classes` and the options that its signature accepts. The network is tried on two blank images.
     """
     what = f"model '{name}'"
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seeds.derive(seed, "init"))
+    with usercode.seeded(seeds.derive(seed, "init")), torch.device("cpu"):
         offered = {"shape": tuple(shape), "classes": classes}
         if usercode.is_code(name):
             model = usercode.call(what, usercode.load(name), offered, options or {})
@@ -84,7 +83,7 @@ def build(
         if not isinstance(model, nn.Module):
             raise PlanError(f"{what} must be a torch.nn.Module; the function returned {type(model).__name__}")
         check(model, tuple(shape), classes, what)
-        torch.default_generator.manual_seed(seeds.derive(seed, "init", "drawn anew"))
+    with usercode.seeded(seeds.derive(seed, "init", "drawn anew")):
         initialize(model, weight_init, norm_init)
     return model.train()
 
