@@ -10,7 +10,7 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/*)
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel numpy "ninja>=1.11" "pybind11>=2.13" "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[demo,tensorboard,plot,test,lint]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[demo,tensorboard,plot,vision,test,lint]"
 	touch $@
 
 demo: $(VENV)/.installed
