@@ -16,8 +16,12 @@ HIDDEN = ("phase", "model_code", "data_code")  # in a table of settings: digests
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Returns `97.3 %` for 0.973."""
-    return NONE if value is None else f"{100 * value:.{digits}f} %"
+    """Returns `97.3 %` for 0.973, with more digits where fewer would say 100 of what is less."""
+    if value is None:
+        return NONE
+    while digits < 6 and value < 1 and round(100 * value, digits) == 100:
+        digits += 1
+    return f"{100 * value:.{digits}f} %"
 
 
 def count(value: float | None) -> str:

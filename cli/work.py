@@ -50,11 +50,12 @@ def carry_out(
         else:
             folders = []
             for phase in phases:
-                parent = engine.advance(phase, parent, out, tell=screen.tell, track=track, **where)
-                folders.append(parent)
+                before = folders[-1] if folders else parent
+                folders.append(engine.advance(phase, before, out, tell=screen.tell, track=track, **where))
     if json:
         emit_json(runs.result(runs.read_summary(folders[-1])))
         return
     if len(folders) > 1:
-        screen.table(*tables.comparison([runs.read_summary(folder) for folder in folders]))
+        steps = folders if parent is None else [parent, *folders]
+        screen.table(*tables.comparison([runs.read_summary(folder) for folder in steps]))
     emit(folders[-1])

@@ -405,7 +405,7 @@ def test_numbers_are_readable() -> None:
         "21 ms", "3.2 s", "1 min 0 s", "4 min 10 s", "2 h 5 min",
     ]  # fmt: skip
     assert [tables.times(x) for x in (1.0, 9.84, 10.835, 1234.5)] == ["1x", "9.84x", "10.8x", "1234x"]
-    assert [tables.percent(x) for x in (0.9, None)] == ["90.0 %", "-"]
+    assert [tables.percent(x) for x in (0.9, 1.0, 0.99987, None)] == ["90.0 %", "100.0 %", "99.99 %", "-"]
 
 
 def test_curve_of_text() -> None:
