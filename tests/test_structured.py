@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from pruning.structured import (
     prune_filters,
     refit,
     shrink,
+    shrink_with_library,
 )  # fmt: skip
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -395,6 +397,71 @@ def test_unstructured_masks_shrink_by_what_they_happen_to_empty() -> None:
     assert difference < 1e-12
     assert small.get_parameter("hidden.0.weight").shape == (27, 768)
     assert small.get_parameter("hidden.1.weight").shape == (20, 27)
+
+
+# --- by the library ----------------------------------------------------------------------------------------
+
+
+def dead_everywhere(model: nn.Module, layers: list[str], norms: list[str], channels: list[int]) -> Masks:
+    """Returns masks without those channels in all of the layers and normalizations that share a width."""
+    masks = Masks.full(prunable(model))
+    for layer in layers:
+        masks[f"{layer}.weight"][channels] = False
+    for name, parameter in model.named_parameters():
+        if name.rpartition(".")[0] in norms:
+            masks.extra[name] = torch.ones_like(parameter, dtype=torch.bool)
+            masks.extra[name][channels] = False
+    return masks
+
+
+def test_the_library_shrinks_residual_widths_too() -> None:
+    pytest.importorskip("torch_pruning", reason="the extra 'structured' is not installed")
+    model = network("resnet14")
+    layers = ["layer1.0.shortcut.0", "layer1.0.conv2", "layer1.1.conv2"]
+    norms = ["layer1.0.shortcut.1", "layer1.0.bn2", "layer1.1.bn2"]
+    masks = dead_everywhere(model, layers, norms, [1, 4])
+    small, difference = shrink_with_library(model, masks, image())
+    assert difference < 1e-12
+    assert small.get_parameter("layer1.0.conv2.weight").shape[0] == 6
+    assert small.get_parameter("layer2.0.conv1.weight").shape[1] == 6
+    # dead in one of the layers that share the width is not dead
+    masks = dead_everywhere(model, layers[:-1], norms, [1, 4])
+    small, difference = shrink_with_library(model, masks, image())
+    assert difference == 0.0
+    assert small.get_parameter("layer1.0.conv2.weight").shape[0] == 8
+
+
+def test_the_library_shrinks_what_is_not_traced_and_leaves_the_output() -> None:
+    pytest.importorskip("torch_pruning", reason="the extra 'structured' is not installed")
+
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.b = nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 4)
+            self.c, self.d = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.b(self.norm(self.a(x)))
+            return self.d(self.c(x).relu()) if x.numel() else x
+
+    model = Branching().double()
+    masks = Masks.full(prunable(model))
+    masks["a.weight"][1] = masks["c.weight"][:2] = masks["d.weight"][0] = False
+    masks.extra["c.bias"] = torch.tensor([False, False, True, True])
+    masks.extra["a.bias"] = torch.tensor([True, False, True, True, True])
+    small, difference = shrink_with_library(model, masks, torch.randn(2, 6, dtype=torch.float64))
+    assert difference < 1e-12
+    shapes = {name: tuple(p.shape) for name, p in small.named_parameters() if name.endswith("weight")}
+    assert shapes == {
+        "a.weight": (5, 6), "norm.weight": (5,), "b.weight": (4, 5), "c.weight": (2, 4), "d.weight": (3, 2),
+    }  # fmt: skip
+
+
+def test_without_the_library_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    model = network("lenet-30-20")
+    with pytest.raises(PlanError, match=r"pip install 'pruning\[structured\]'"):
+        shrink_with_library(model, prune_filters(model, 0.5), image())
 
 
 # --- reports ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pruning.structured.filters import (
     random_scores,
 )  # fmt: skip
 from pruning.structured.graph import Units, eligible, find_units
+from pruning.structured.library import shrink_with_library
 from pruning.structured.looking import filters_kept, layers_gone, neuron_collapse
 from pruning.structured.rates import LI, li_counts
 from pruning.structured.shrink import refit, shrink
@@ -23,5 +24,5 @@ from pruning.structured.shrink import refit, shrink
 __all__ = [
     "FILTER_ALLOCATIONS", "LI", "POOLS", "Units", "allocate_filters", "densities", "eligible", "expand", "filters_kept",
     "find_units", "layers_gone", "li_counts", "neuron_collapse", "pool", "prune_filters", "random_scores", "refit",
-    "shrink",
+    "shrink", "shrink_with_library",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from torch import fx, nn
 from pruning.masks import prunable
 from pruning.plan import PlanError, suggest
 
-_SOURCES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+SOURCES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 LAYERS = ("internal", "all")
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _ELEMENTWISE: tuple[Any, ...] = (
@@ -85,7 +85,7 @@ def find_units(model: nn.Module, exclude: Iterable[str] = (), traced: fx.GraphMo
     for name in weights:
         layer = name.removesuffix("weight").removesuffix(".")
         module = modules.get(layer)
-        if not isinstance(module, _SOURCES) or not name.endswith("weight") or len(calls.get(layer, ())) != 1:
+        if not isinstance(module, SOURCES) or not name.endswith("weight") or len(calls.get(layer, ())) != 1:
             continue
         units = Units(layer, module.weight.shape[0])
         _follow(calls[layer][0], units, modules, calls, isinstance(module, nn.Linear))
@@ -117,7 +117,7 @@ def _follow(
         elif _keeps_channels(user, module, flat):
             units.path.append(user)
             _follow(user, units, modules, calls, flat, alone)
-        elif isinstance(module, _SOURCES) and once and _reads(module, units.number, flat):
+        elif isinstance(module, SOURCES) and once and _reads(module, units.number, flat):
             units.readers.append(str(user.target))
         else:
             units.internal = False
