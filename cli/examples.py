@@ -8,6 +8,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune train digits --epochs 30 --seed 1 --set optimizer=adam --set lr=0.001",
         "prune train --model resnet20 --data cifar10 --data-dir data --epochs 160 --set milestones=[80,120]",
         "prune train --model nets.py:build --data digits --epochs 20",
+        "prune train digits --method gmp --sparsity 0.9 --set method_options.events=19 --finetune-epochs 5",
+        "prune train digits --method dst --target-sparsity 0.5 --search 12 --set method_options.alpha=0.001",
     ),
     "prune": (
         "prune prune runs/RUN --sparsity 0.9",
@@ -29,6 +31,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "sweep": (
         "prune sweep renda-figure-1-digits --dry-run",
         "prune sweep renda-figure-1-digits --scale 0.1 --jobs 2 --dry-run",
+    ),
+    "compare": (
+        "prune compare digits --method gmp --method dpf --sparsity 0.9 --seeds 0,1",
+        "prune compare digits --method str --sparsity 0.9 --search 12 --set train.model_options.width=0.5",
     ),
     "eval": (
         "prune eval runs/RUN",

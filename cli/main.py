@@ -12,6 +12,7 @@ import typer
 
 from pruning import __version__
 
+from .compare import compare_plans
 from .doctor import doctor
 from .errors import Commands, on_sigterm
 from .eval import evaluate
@@ -68,6 +69,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("iterate", WORK, iterate),
     ("run", WORK, run),
     ("sweep", WORK, sweep_study),
+    ("compare", WORK, compare_plans),
     ("eval", LOOK, evaluate),
     ("flops", LOOK, flops),
     ("show", LOOK, show_run),

@@ -16,6 +16,7 @@ from pruning import plan
 from pruning.plan import PlanError, choices, suggest
 
 NETWORK, TRAINING, PRUNING, RETRAINING = "Network and data", "Training", "Pruning", "Retraining"
+METHODS = "Pruning during training"
 PLACE, OUTPUT = "Where and how", "Output"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 TRACKERS = ("tensorboard",)
@@ -178,6 +179,24 @@ Schedule = Annotated[
 RetrainEpochs = Annotated[
     int | None,
     Option("--epochs", help="Length of the retraining." + default("that of the training"), rich_help_panel=RETRAINING),
+]
+Search = Annotated[
+    int,
+    Option(
+        metavar="N",
+        min=0,
+        help="Trainings at most, to find the setting with which a method meets the goal that it cannot be told.",
+        rich_help_panel=METHODS,
+    ),
+]
+FinetuneEpochs = Annotated[
+    int,
+    Option(
+        metavar="N",
+        min=0,
+        help="Epochs of fine-tuning after a training with a method, at its least learning rate.",
+        rich_help_panel=METHODS,
+    ),
 ]
 Set = Annotated[
     list[str] | None,

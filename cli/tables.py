@@ -54,8 +54,14 @@ def duration(seconds: float | None) -> str:
 def comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Returns one row per phase; the speedup is theoretical, all MACs over those with a nonzero weight."""
     columns = ["", ">sparsity", ">accuracy", ">val. acc.", ">nonzero", ">MACs", ">speedup", ">time"]
-    rows = [[STATES.get(summary["phase"], summary["phase"]), *_facts(summary)] for summary in summaries]
+    rows = [[_state(summary), *_facts(summary)] for summary in summaries]
     return "Dense, pruned, retrained (MACs with nonzero weights; speedup in theory)", columns, rows
+
+
+def _state(summary: Mapping[str, Any]) -> str:
+    if summary["phase"] == "train" and summary.get("sparsity"):
+        return "trained sparse"
+    return STATES.get(summary["phase"], summary["phase"])
 
 
 def history(summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -162,3 +168,36 @@ def _changed(phase: Any) -> str:
 def pairs(title: str, values: Mapping[str, Any]) -> Table:
     """Returns a table of two columns, one row per key."""
     return title, ["", "~"], [[key, NONE if value is None else str(value)] for key, value in values.items()]
+
+
+def trials(goal: float, done: Sequence[Any]) -> Table:
+    """Returns the trials of a search for a sparsity, in their order."""
+    rows = [[f"{t.value:g}", percent(t.sparsity, 2), percent(t.accuracy, 2), Path(t.run).name] for t in done]
+    return f"Search for sparsity {percent(goal, 2)}", [">setting", ">sparsity", ">accuracy", "run"], rows
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Returns a comparison of plans, a row per plan and goal, means +- standard deviations over seeds."""
+    columns = [
+        "plan", ">goal", ">epochs", ">images/s", ">accuracy", ">speedup", ">sparsity", ">stability", ">seeds",
+    ]  # fmt: skip
+    body = []
+    for row in rows:
+        numbers = [
+            spread(row["images_per_second"], 1, 0),
+            spread(row["accuracy"], 100, 2),
+            spread(row["speedup"], 1, 1),
+            spread(row["sparsity"], 100, 2),
+            spread(row["stability"], 1, 4),
+        ]
+        goal = NONE if row["goal"] is None else percent(row["goal"])
+        body.append([row["plan"], goal, str(row["epochs"]), *numbers, str(len(row["runs"]))])
+    return "Comparison (accuracy and sparsity in %; speedup in theory)", columns, body
+
+
+def spread(value: Mapping[str, float] | None, factor: float, digits: int) -> str:
+    """Returns `93.35 +-0.13`, or the mean alone of a single seed."""
+    if value is None:
+        return NONE
+    text = f"{factor * value['mean']:.{digits}f}"
+    return text if value["std"] is None else f"{text} +-{factor * value['std']:.{digits}f}"

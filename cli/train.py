@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pruning import plan
+from pruning import plan, runs
 
-from . import options
+from . import options, tables
 from .inputs import given, merged
-from .work import carry_out
+from .show import Screen
+from .work import Phase, carry_out
 
 
 def train(
@@ -38,10 +39,34 @@ def train(
         str | None,
         options.named(
             plan.MethodName,
-            "Method that prunes during training, to --set sparsity=S, with options --set method_options.KEY=VALUE.",
-            options.TRAINING,
+            "Method that prunes during training, with options --set method_options.KEY=VALUE.",
+            options.METHODS,
         ),
     ] = None,
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Goal of the method, where it takes one: the share of the prunable weights that is gone at the end.",
+            rich_help_panel=options.METHODS,
+        ),
+    ] = None,
+    target_sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Goal of str, cs and dst, whose sparsity is an outcome: met within 0.25 points by --search.",
+            rich_help_panel=options.METHODS,
+        ),
+    ] = None,
+    search: options.Search = 0,
+    search_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPTION",
+            help="The method's option that the search moves." + options.default("s_init, s_0, alpha"),
+            rich_help_panel=options.METHODS,
+        ),
+    ] = None,
+    finetune_epochs: options.FinetuneEpochs = 0,
     seed: options.Seed = None,
     settings: options.Set = None,
     out: options.Out = Path("runs"),
@@ -58,9 +83,15 @@ def train(
 
     --set reaches every setting: optimizer, momentum, nesterov, weight_decay, schedule, milestones, gamma,
     warmup_epochs, label_smoothing, split, augment, normalize, keep_epochs (states kept for
-    rewinding; 0 is the initialization), model_options.width, data_options.KEY and so on.
+    rewinding; 0 is the initialization), model_options.width, data_options.KEY, method_options.KEY and so on.
     """
-    flags = given(model=model, data=data, epochs=epochs, batch_size=batch_size, lr=lr, method=method, seed=seed)
+    if (target_sparsity is None) != (search == 0):
+        raise typer.BadParameter("--target-sparsity and --search go together")
+    if search_by is not None and not search:
+        raise typer.BadParameter("--search-by is for --search")
+    flags = given(
+        model=model, data=data, epochs=epochs, batch_size=batch_size, lr=lr, method=method, sparsity=sparsity, seed=seed
+    )
     changes = merged(flags, settings)
     if recipe is not None:
         phase = plan.adjust(plan.load_plan(recipe).train, changes)
@@ -69,4 +100,30 @@ def train(
     else:
         raise typer.BadParameter("name a RECIPE, or give --model and --data")
     where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
-    carry_out([phase], None, out, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
+    if target_sparsity is not None:
+        if dry_run:
+            raise typer.BadParameter("a search cannot be shown beforehand: its trials follow from one another")
+        phase = _found(phase, target_sparsity, search, search_by, out, quiet, **where)
+    phases: list[Phase] = [phase]
+    if finetune_epochs:
+        if phase.method == "none":
+            raise typer.BadParameter("--finetune-epochs follows a --method that prunes")
+        phases.append(plan.Retrain(technique="fine-tune", epochs=finetune_epochs))
+    carry_out(phases, None, out, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
+
+
+def _found(
+    phase: plan.Train, goal: float, trials: int, by: str | None, out: Path, quiet: bool, **where: Any
+) -> plan.Train:
+    """Returns the training whose sparsity met the goal, after showing every trial."""
+    from pruning import search
+
+    done: list[search.Trial] = []
+    screen = Screen(quiet=quiet, phases=trials)
+    try:
+        with screen:
+            best = search.find(phase, goal, trials, out, by=by, report=done.append, tell=screen.tell, **where)
+    finally:
+        if done:
+            screen.table(*tables.trials(goal, done))
+    return runs.train_settings(best.run)

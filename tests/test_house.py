@@ -27,8 +27,8 @@ FLOORS = (
     {"api"},
     {"loop"},
     {"engine"},
-    {"sweep", "figures", "studies"},
-    {"report"},
+    {"sweep", "figures", "studies", "search"},
+    {"report", "compare"},
     {"cli"},
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from pruning import rewind, runs
+from pruning import methods, rewind, runs
 from pruning.engine.results import load_state, measure, summarize
 from pruning.engine.session import build_recorded, open_session, recorded, setting
 from pruning.flops import count_macs
@@ -68,6 +68,9 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
     where.check(network)
     macs = count_macs(network, where.data.example()).macs
     per_epoch = where.data.steps_per_epoch(train.batch_size)
+    if parent is None:
+        methods.for_training(train, per_epoch).attach(network)
+        masked = train.method != "none"
     rows = []
     for phase in phases:
         phase = train if isinstance(phase, Train) else settle(phase, train)

@@ -1,0 +1,100 @@
+"""`prune compare`: plans side by side, over goals and seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pruning import plan
+from pruning.plan import PlanError
+
+from . import options, tables
+from .inputs import merged
+from .output import emit, emit_json
+from .show import Screen
+
+COMPARISON = "Comparison"
+
+
+def compare_plans(
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PLAN...",
+            help="Recipes of `prune list recipes` or TOML files.",
+            autocompletion=options.complete(plan.recipe_names),
+        ),
+    ],
+    method: Annotated[
+        list[str] | None,
+        options.named(plan.MethodName, "Take each plan's training with this method instead. Repeatable.", COMPARISON),
+    ] = None,
+    sparsity: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="A goal for every plan. Repeatable." + options.default("each plan's own"), rich_help_panel=COMPARISON
+        ),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="LIST", help="Seeds, separated by commas.", rich_help_panel=COMPARISON)
+    ] = "0",
+    search: options.Search = 0,
+    finetune_epochs: options.FinetuneEpochs = 0,
+    settings: options.Set = None,
+    out: options.Out = Path("runs"),
+    device: options.Device = "auto",
+    data_dir: options.DataDir = None,
+    trust_code: options.TrustCode = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Compare plans as Zimmer et al. (2023, Table 2) compare BIMP with pruning during training.
+
+    A row per plan and goal: images per second of training, accuracy, theoretical speedup, sparsity reached, and pruning
+    stability (accuracy just after the final pruning over that just before), as mean and standard deviation over seeds.
+    With --finetune-epochs the better accuracy of before and after counts. --set reaches all plans.
+    """
+    changes = merged({}, settings)
+    goals = sparsity or []
+    if wrong := [goal for goal in goals if not 0 < goal < 1]:
+        raise PlanError(f"sparsity must lie between 0 and 1, not {wrong[0]:g}")
+    plans = [plan.override_plan(plan.load_plan(name), changes) for name in recipes]
+    from pruning import compare
+
+    if method:
+        if lost := [m for m in method if m in plan.GOAL_METHODS and not goals]:
+            raise PlanError(f"method '{lost[0]}' needs a goal: give --sparsity")
+        plans = [new for old in plans for new in compare.by_method(old, method, goals[0] if goals else None)]
+    where: dict[str, Any] = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
+    with Screen(quiet=quiet) as screen:
+        rows = compare.compare(
+            plans, goals, _seeds(seeds), out, finetune_epochs=finetune_epochs, trials=search, tell=screen.tell, **where
+        )
+    rows = [{k: dataclasses.asdict(v) if isinstance(v, compare.Spread) else v for k, v in row.items()} for row in rows]
+    if json:
+        emit_json({"rows": rows})
+        return
+    table = tables.compared(rows)
+    screen.table(*table)
+    if not screen.stdout_is_terminal:
+        for line in _markdown(table):
+            emit(line)
+
+
+def _seeds(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        raise PlanError(f"seeds must be different whole numbers separated by commas, not '{text}'")
+    return [int(part) for part in parts]
+
+
+def _markdown(table: tables.Table) -> list[str]:
+    """Returns the table's lines for a text file."""
+    _, columns, rows = table
+    heads = [column.lstrip(">~") for column in columns]
+    rule = ["---:" if column.startswith(">") else "---" for column in columns]
+    return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]

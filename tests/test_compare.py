@@ -1,0 +1,252 @@
+"""Searching for a sparsity and comparing plans: brackets on known functions, rows over seeds, the commands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY, Prune
+
+from pruning import compare, runs, search
+from pruning.compare import Spread, fine_tuned, spread, stability, with_goal
+from pruning.plan import Plan, PlanError, Retrain, Train, load_plan, make, parse_plan
+from pruning.search import DRIVES, TOLERANCE, bracket
+
+FAST = ("--set", "batch_size=20")
+METHOD_PLAN = """
+[[phases]]
+phase = "train"
+model = "nets.py:tiny"
+data = "sets.py:blobs"
+epochs = 4
+batch_size = 20
+schedule = "linear"
+method = "{method}"
+{more}
+"""
+BIMP_PLAN = """
+[[phases]]
+phase = "train"
+model = "nets.py:tiny"
+data = "sets.py:blobs"
+epochs = 2
+batch_size = 20
+schedule = "linear"
+
+[[phases]]
+phase = "iterate"
+sparsity = 0.75
+cycles = 2
+budget = 2
+retrain = { technique = "lr-rewind", schedule = "allr" }
+"""
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("goal", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize(
+    ("sparsity", "start", "drive"),
+    [
+        (lambda s: sigmoid(2 * (s + 4)), -5.0, DRIVES["str"]["s_init"]),
+        (lambda s: sigmoid(2 * (s + 4)), -100.0, DRIVES["str"]["s_init"]),
+        (lambda s: sigmoid(-40 * s), 0.3, DRIVES["cs"]["s_0"]),
+        (lambda a: sigmoid(2 * math.log10(a) + 10), 1e-6, DRIVES["dst"]["alpha"]),
+        (lambda a: 0.0 if a > 1e-2 else sigmoid(2 * math.log10(a) + 10), 1e-7, DRIVES["dst"]["alpha"]),  # collapses
+    ],
+)
+def test_brackets_meet_the_goal(
+    sparsity: Callable[[float], float], start: float, drive: search.Drive, goal: float
+) -> None:
+    if goal == 0.99 and sparsity(1.0) == 0.0:
+        goal = 0.98  # the most that this one gives
+    tried: list[float] = []
+
+    def measure(value: float) -> float:
+        tried.append(value)
+        return sparsity(value)
+
+    found = bracket(measure, start, drive, goal, 20)
+    assert found is not None
+    assert abs(sparsity(found) - goal) <= TOLERANCE
+    assert found == tried[-1]
+    assert len(tried) <= 16
+
+
+def test_a_step_function_exhausts_the_search() -> None:
+    tried = []
+    assert bracket(lambda s: tried.append(s) or float(s > 0), -1.0, DRIVES["str"]["s_init"], 0.5, 9) is None
+    assert len(tried) == 9
+
+
+def test_search_from_the_command_line(prune: Prune, workspace: Path) -> None:
+    asked = ("train", *TINY, *FAST, "--epochs", 3, "--method", "str", "--target-sparsity", 0.5, "--set")
+    found = prune(*asked, "method_options.s_init=-3", "--search", 20, "--finetune-epochs", 1)
+    assert "Search for sparsity 50.00 %" in found.err
+    tuned, train = found.run, runs.history(found.run)[0]
+    assert runs.read_summary(train)["sparsity"] == pytest.approx(0.5, abs=TOLERANCE)
+    assert runs.read_summary(tuned)["sparsity"] == runs.read_summary(train)["sparsity"]
+    lost = prune(*asked, "method_options.s_init=-30", "--search", 2)
+    assert lost.code == 1
+    assert "error: no s_init among 2 trials gives sparsity 0.5 within 0.25 points; the best, s_init = -30" in lost.err
+    assert "s_init=" in lost.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "code"),
+    [
+        (("--method", "gmp", "--target-sparsity", 0.5, "--search", 2, "--sparsity", 0.5), "give sparsity itself", 1),
+        (("--target-sparsity", 0.5, "--search", 2), "searched for with the methods str, cs, dst, not with 'none'", 1),
+        (("--method", "cs", "--target-sparsity", 0.5, "--search", 2, "--search-by", "l2"), "allowed: s_0, l1", 1),
+        (("--method", "dst", "--target-sparsity", 0.5, "--search", 1, "--set", "method_options.alpha=0"), "above 0", 1),
+        (("--method", "str", "--target-sparsity", 1.5, "--search", 2), "target sparsity must lie between 0 and 1", 1),
+        (("--method", "str", "--target-sparsity", 0.5), "--target-sparsity and --search go together", 2),
+        (("--method", "str", "--search-by", "s_init"), "--search-by is for --search", 2),
+        (("--method", "str", "--target-sparsity", 0.5, "--search", 2, "--dry-run"), "cannot be shown beforehand", 2),
+        (("--finetune-epochs", 3), "--finetune-epochs follows a --method that prunes", 2),
+        (("--method", "gmp"), "method 'gmp' needs a sparsity", 1),
+        (("--method", "gmp", "--sparsity", 0.5, "--epochs", 2, "--dry-run"), "20 pruning events do not fit 6 steps", 1),
+    ],
+)
+def test_what_a_search_refuses(
+    prune: Prune, workspace: Path, arguments: tuple[str | float, ...], message: str, code: int
+) -> None:
+    outcome = prune("train", *TINY, *FAST, *arguments)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert message in outcome.err
+    assert not (workspace / "runs").exists()
+
+
+def test_a_method_from_the_command_line(prune: Prune, workspace: Path) -> None:
+    options = ("--method", "gmp", "--sparsity", 0.5, "--epochs", 4, "--set", "method_options.events=3")
+    result = prune("train", *TINY, *FAST, *options, "--finetune-epochs", 1, "--json").json
+    assert (result["phase"], result["sparsity"]) == ("retrain", 0.5)
+    shown = prune("train", *TINY, *FAST, *options, "--dry-run", "--finetune-epochs", 1, "--json").json["phases"]
+    assert [(row["phase"], row["done"]) for row in shown] == [("train", True), ("retrain", True)]
+
+
+# --- goals and rows ---------------------------------------------------------------------------------------------------
+
+
+def test_plans_take_a_goal() -> None:
+    bimp = with_goal(parse_plan(BIMP_PLAN, "p", "p"), 0.96)
+    assert [p.sparsity for p in bimp.phases if p.phase == "prune"] == [pytest.approx(0.8), 0.96]
+    gmp = with_goal(load_plan("zimmer-resnet56-cifar10-gmp"), 0.98)
+    assert gmp.train.sparsity == 0.98
+    tuned = fine_tuned(gmp, 30).phases[-1]
+    assert isinstance(tuned, Retrain)
+    assert (tuned.technique, tuned.epochs) == ("fine-tune", 30)
+    with pytest.raises(PlanError, match="fine-tuning follows a method"):
+        fine_tuned(bimp, 30)
+
+
+def test_stability_follows_the_definition() -> None:
+    """Definition A.1 of Zimmer et al.: 1 - (t_pre - t_post) / t_pre, where t_post <= t_pre."""
+    assert stability(0.8, 0.6) == pytest.approx(0.75)
+    assert stability(0.8, 0.8) == 1.0
+    assert stability(0.8, 0.9) == 1.0
+    assert stability(0.0, 0.0) == 1.0
+
+
+def test_spreads() -> None:
+    assert spread([1.0, 2.0, 3.0]) == Spread(2.0, 1.0, 3)
+    assert spread([1.5]) == Spread(1.5, None, 1)
+    assert spread([1.0, None]) is None
+    assert spread([1.0, math.inf]) is None
+
+
+def test_rows_of_a_comparison(workspace: Path) -> None:
+    gmp = parse_plan(METHOD_PLAN.format(method="gmp", more="method_options = { events = 3 }\nsparsity = 0.5"), "a", "a")
+    bimp = parse_plan(BIMP_PLAN, "b", "b")
+    rows = compare.compare([gmp, bimp], [0.5, 0.75], [0, 1], workspace / "runs", finetune_epochs=1, device="cpu")
+    assert [(r["plan"], r["method"], r["goal"], r["epochs"]) for r in rows] == [
+        ("a", "gmp", 0.5, 4), ("a", "gmp", 0.75, 4), ("b", "none", 0.5, 4), ("b", "none", 0.75, 4),
+    ]  # fmt: skip
+    for row in rows:
+        kept = round((1 - row["goal"]) * 152)
+        assert row["sparsity"].mean == pytest.approx(1 - kept / 152)
+        assert row["sparsity"].std == pytest.approx(0)
+        assert row["images_per_second"].n == 2
+        assert 0 <= row["stability"].mean <= 1
+        chains = [runs.history(Path(run)) for run in row["runs"]]
+        phases = ["train", "retrain"] if row["plan"] == "a" else ["train", "prune", "retrain", "prune", "retrain"]
+        assert all([runs.read_phase(p).phase for p in chain] == phases for chain in chains)
+        best = [
+            max(runs.read_summary(p)["accuracy"] for p in (chain if row["plan"] == "a" else chain[-1:]))
+            for chain in chains
+        ]
+        assert row["accuracy"].mean == pytest.approx(sum(best) / 2)
+    assert rows[0]["stability"].mean == 1.0
+    again = compare.compare([gmp], [0.5], [0, 1], workspace / "runs", finetune_epochs=1, device="cpu")
+    assert again == rows[:1]
+
+
+def test_outcomes_are_searched_for(workspace: Path) -> None:
+    plan = parse_plan(METHOD_PLAN.format(method="str", more="method_options = { s_init = -3.0 }"), "s", "s")
+    with pytest.raises(PlanError, match="the sparsity of 's' is an outcome of its settings: give --search N"):
+        compare.compare([plan], [0.5], [0], workspace / "runs", device="cpu")
+    (row,) = compare.compare([plan], [0.5], [0, 1], workspace / "runs", trials=20, device="cpu")
+    options = [runs.train_settings(Path(run)).method_options for run in row["runs"]]
+    assert options[0] == options[1] != {"s_init": -3.0}
+    assert runs.read_summary(Path(row["runs"][0]))["sparsity"] == pytest.approx(0.5, abs=TOLERANCE)
+
+
+def test_compare_from_the_command_line(prune: Prune, workspace: Path) -> None:
+    (workspace / "b.toml").write_text(BIMP_PLAN)
+    (workspace / "m.toml").write_text(METHOD_PLAN.format(method="none", more=""))
+    where = ("--device", "cpu", "--seeds", "0,1")
+    outcome = prune("compare", "b.toml", "--sparsity", 0.5, *where)
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith(
+        "| plan | goal | epochs | images/s | accuracy | speedup | sparsity | stability | seeds |"
+    )
+    assert len(lines) == 3
+    rows = prune("compare", "m.toml", "--method", "dnw", "--method", "gsm", "--sparsity", 0.75, "--json", *where).json[
+        "rows"
+    ]
+    assert [row["plan"] for row in rows] == ["m:dnw", "m:gsm"]
+    assert set(rows[0]["accuracy"]) == {"mean", "std", "n"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seeds", "0,x"), "seeds must be different whole numbers"),
+        (("--seeds", "1,1"), "seeds must be different whole numbers"),
+        (("--sparsity", 1.0), "sparsity must lie between 0 and 1, not 1"),
+        (("--method", "gmp"), "method 'gmp' needs a goal: give --sparsity"),
+        (("--method", "gpm", "--sparsity", 0.5), "method 'gpm' is unknown"),
+        (("--finetune-epochs", 2, "--set", "train.nothing=1"), "unknown setting 'nothing'"),
+    ],
+)
+def test_what_a_comparison_refuses(
+    prune: Prune, workspace: Path, arguments: tuple[str | float, ...], message: str
+) -> None:
+    (workspace / "m.toml").write_text(METHOD_PLAN.format(method="none", more=""))
+    outcome = prune("compare", "m.toml", "--device", "cpu", *arguments)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert message in outcome.err
+
+
+def test_every_recipe_of_the_comparison_spends_the_same_budget() -> None:
+    """200 epochs in all, of every method and of BIMP; the paper's numbers stand beside them."""
+    for setting, goals in (("resnet56-cifar10", ("90", "95", "99")), ("wrn28-10-cifar100", ("90", "95", "98"))):
+        for name in ("bimp", "gmp", "gsm", "dpf", "dnw", "lc", "str", "cs", "dst"):
+            plan = load_plan(f"zimmer-{setting}-{name}")
+            assert sum(getattr(phase, "epochs", 0) for phase in plan.phases) == 200
+            assert plan.train.method == ("none" if name == "bimp" else name)
+            assert {f"accuracy_{goal}" for goal in goals} <= plan.expected.keys()
+
+
+def test_plan_and_train_stay_plain() -> None:
+    """What a comparison does to plans leaves them plans."""
+    plan = make(Plan, {"name": "x", "phases": [Train(model="lenet-5", data="digits", method="dnw", sparsity=0.5)]})
+    assert with_goal(plan, 0.5) == plan
