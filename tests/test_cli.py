@@ -347,7 +347,7 @@ def test_completion(workspace: Path, words: str, offered: set[str]) -> None:
 
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the engine's work: a phase becomes a run folder with a summary, and no network is trained."""
-    from pruning import engine
+    from pruning import engine, search
 
     def advance(phase: Any, parent: Path | None, out: Path, **options: Any) -> Path:
         root = phase if parent is None else runs.train_settings(parent)
@@ -356,7 +356,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         settings, beside = phase.model_dump(mode="json"), None if parent is None else parent.name
         runs.write_json(folder / runs.PHASE, {"schema": 1, "settings": settings, "parent": beside, "digest": name})
-        known = {"phase": phase.phase, "sparsity": getattr(phase, "sparsity", 0.0)}
+        known = {"phase": phase.phase, "sparsity": getattr(phase, "sparsity", 0.0), "accuracy": 0.9}
         runs.write_json(folder / runs.SUMMARY, {"schema": 1, **dict.fromkeys(runs.RESULT_KEYS), **known})
         return folder
 
@@ -366,6 +366,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
             folders.append(advance(phase, folders[-1] if folders else None, out))
         return folders
 
+    def find(train: plan.Train, goal: float, trials: int, out: Path, **options: Any) -> search.Trial:
+        return search.Trial(0.0, goal, 0.0, advance(train, None, out))
+
+    monkeypatch.setattr(search, "find", find)
     monkeypatch.setattr(engine, "advance", advance)
     monkeypatch.setattr(engine, "run", run)
     monkeypatch.setattr(engine, "evaluate_run", lambda folder, **options: {**runs.read_summary(folder)})

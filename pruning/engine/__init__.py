@@ -7,7 +7,7 @@ its last whole epoch, and one process at a time works on a folder.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,10 +163,8 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
         )  # fmt: skip
         before = None if phase.method == "none" else accuracy_on_test(job.setting, network)
         masks = method.finish()
-        momenta = optimizer_state(optimizer, network)
-        summary = _finish(
-            job, network, masks, momenta if masks is None else _masked(momenta, masks), epochs=phase.epochs
-        )
+        momenta = _masked(optimizer_state(optimizer, network), masks or {})
+        summary = _finish(job, network, masks, momenta, epochs=phase.epochs)
         return summary if before is None else {**summary, "accuracy_before_prune": before}
 
     return make
@@ -292,7 +290,7 @@ def _finish(
     )
 
 
-def _masked(momenta: dict[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+def _masked(momenta: dict[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the momenta with those of pruned weights as +0."""
     out = {}
     for name, tensor in momenta.items():
