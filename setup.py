@@ -109,12 +109,13 @@ def extensions() -> tuple[list[Extension], dict[str, str], list[str]]:
         cpp_extension.CUDA_HOME = str(home)
         os.environ["TORCH_CUDA_ARCH_LIST"] = built["archs"]
         runtime = next((p for p in (home / "lib64", home / "lib") if (p / "libcudart_static.a").exists()), None)
+        nvcc = [*NVCC, *os.environ.get("PRUNE_NVCCFLAGS", "").split()]
         cudart = ["cudart_static", "rt", "dl"] if runtime else ["cudart"]
         torch_cuda = [] if not list(Path(torch.__file__).parent.glob("lib/libtorch_cuda.*")) else ["torch_cuda"]
         cuda = Extension(
             "pruning._cuda", sorted(str(p.relative_to(HERE)) for p in HERE.glob("csrc/*.cu")), language="c++",
             libraries=[*torch_cuda, "c10", "torch", "torch_cpu", *cudart],
-            extra_compile_args={"nvcc": ["-O3", "-std=c++20", STABLE, "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", *NVCC]},
+            extra_compile_args={"nvcc": ["-O3", "-std=c++20", STABLE, "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", *nvcc]},
             **libraries,
         )  # fmt: skip
         cuda.include_dirs.append(str(home / "include"))

@@ -716,14 +716,14 @@ class Memory {
 
 template <class Rank>
 void rank_many(const std::vector<Row>& host, const Row* rows, const int64_t* first, int begin, int end, int64_t keep,
-               bool magnitude, unsigned long long* counts, const Tensor& like, cudaStream_t stream) {
+               bool magnitude, bool has_alive, unsigned long long* counts, const Tensor& like, cudaStream_t stream) {
   Ranking<Rank> k{};
   k.rows = rows + begin;
   k.first = first + begin;
   k.count = end - begin;
   k.keep = keep;
   k.magnitude = magnitude;
-  k.has_alive = host[begin].alive != nullptr;
+  k.has_alive = has_alive;
   k.counts = counts + begin;
   for (int i = begin; i < end; ++i) {
     k.total += host[i].n;
@@ -833,9 +833,9 @@ Tensor topk_masks_cuda(const std::vector<Tensor>& tensors, const std::vector<int
   }
   const auto many = [&](int begin, int end, int64_t k, bool wide) {
     if (wide)
-      rank_many<int64_t>(rows, device_rows, device_first, begin, end, k, magnitude, kept, tensors[0], place.stream);
+      rank_many<int64_t>(rows, device_rows, device_first, begin, end, k, magnitude, !alive.empty(), kept, tensors[0], place.stream);
     else
-      rank_many<int32_t>(rows, device_rows, device_first, begin, end, k, magnitude, kept, tensors[0], place.stream);
+      rank_many<int32_t>(rows, device_rows, device_first, begin, end, k, magnitude, !alive.empty(), kept, tensors[0], place.stream);
   };
   std::vector<Alone> small;
   if (alone) {

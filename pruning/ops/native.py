@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import platform
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 import torch
 
+_PACKAGE = Path(__file__).parents[1]
 OFF = "PRUNE_NATIVE"  # set to 0, the references serve every device
 
 
@@ -39,12 +40,12 @@ def report() -> dict[str, Any]:
 
 
 def _path(module: str) -> str | None:
-    found = importlib.util.find_spec(f"pruning.{module}")
+    found = PathFinder.find_spec(f"pruning.{module}", [str(_PACKAGE)])  # beside this package, not another install's
     return found.origin if found else None
 
 
 def _not_built(kind: str) -> str:
-    note = Path(__file__).parents[1] / "_native.json"
+    note = _PACKAGE / "_native.json"
     reasons = json.loads(note.read_text())["not_built"] if note.exists() else []
     return f"the {kind} kernels were not built" + (f": {'; '.join(reasons)}" if reasons else "")
 
