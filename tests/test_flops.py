@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -196,6 +197,29 @@ def test_a_linear_layer_tied_to_an_embedding_is_counted_and_its_zeros_are_no_pru
     assert report.uncounted == []
 
 
+def test_what_is_complex_or_quantized_is_listed() -> None:
+    report = count_macs(nn.Sequential(nn.Conv1d(3, 2, 1, dtype=torch.complex64)), torch.randn(1, 3, 4) + 0j)
+    assert (report.macs, report.uncounted) == (0, ["Conv1d (convolution): 0"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.ao.quantization is deprecated
+        model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 2)))
+    assert count_macs(model, torch.randn(1, 3)).uncounted == ["Linear (linear_dynamic): 0"]
+
+
+class Autocast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            return self.fc(x)
+
+
+def test_weights_that_are_cast_first_and_inference_mode_are_counted() -> None:
+    assert count_macs(Autocast(), torch.randn(1, 3)).macs == 6
+
+
 class Custom(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -375,3 +399,14 @@ def test_refusals(make: Any, example: Any, options: dict[str, Any], message: str
     with pytest.raises(PlanError, match=message) as caught:
         count_macs(make(), example, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_count_is_the_same_and_its_random_numbers_stay() -> None:
+    model = models.build("resnet20", (3, 32, 32), 10, seed=0)
+    masks = Masks({n: torch.rand_like(w) < 0.5 for n, w in prunable(model).items()})
+    x = torch.zeros(1, 3, 32, 32)
+    here = count_macs(model, x, masks)
+    state = torch.cuda.get_rng_state()
+    assert count_macs(model.cuda(), x, masks) == here
+    assert torch.equal(state, torch.cuda.get_rng_state())

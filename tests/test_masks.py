@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,12 @@ def half_attention() -> nn.Module:
     return attention
 
 
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        return nn.Sequential(torch.jit.script(nn.Linear(2, 2)), nn.Linear(2, 2))
+
+
 def same_memory() -> nn.Module:
     pair = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     pair[1].weight = nn.Parameter(pair[0].weight.data)
@@ -143,6 +150,7 @@ def same_memory() -> nn.Module:
         (lambda: nn.Linear(2, 2, dtype=torch.complex64), ["'layer.weight'", "complex64"]),
         (lambda: nn.Linear(2, 2, device="meta"), ["'layer.weight'", "meta"]),
         (lambda: torch.ao.nn.quantized.Linear(2, 2), ["'layer.weight'", "quantized"]),
+        (scripted, ["'layer.0'", "ScriptModule"]),
         (same_memory, ["'layer.1.weight'", "'layer.0.weight'", "share memory"]),
         (lambda: nn.BatchNorm2d(3), ["no prunable weight", "no convolution and no linear layer"]),
     ],

@@ -387,3 +387,29 @@ def test_norms_of_masked_gradients_see_survivors_only() -> None:
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), 1e9))
     assert norm**2 == pytest.approx(expected, rel=1e-5)
     assert masks.violations({n: p.grad for n, p in model.named_parameters() if p.grad is not None}) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_on_cuda_it_is_torch_without_masks_and_the_cpu_with_them(settings: dict[str, Any]) -> None:
+    def train_on(device: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        for x in batches(3):
+            optimizer.zero_grad()
+            model(x.to(device)).square().mean().backward()
+            optimizer.step()
+
+    ours, theirs = network().cuda(), network().cuda()
+    train_on("cuda", ours, MaskedSGD(ours.parameters(), **settings))
+    train_on("cuda", theirs, torch.optim.SGD(theirs.parameters(), **settings))
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+    here, there = network(), network().cuda()
+    masks = halves(here)
+    for device, model in (("cpu", here), ("cuda", there)):
+        optimizer = MaskedSGD(model.parameters(), **settings)
+        optimizer.set_masks(model, masks)
+        train_on(device, model, optimizer)
+        assert masks.violations(model.state_dict()) == []
+        assert masks.violations(momenta(optimizer, model)) == []
+    for mine, other in zip(there.parameters(), here.parameters(), strict=True):
+        torch.testing.assert_close(mine.cpu(), other, rtol=1e-4, atol=1e-5)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pruning.flops.trace import Trace, undisturbed
-from pruning.masks import DTYPES, LAYERS, Masks, count_nonzeros, embeddings
+from pruning.masks import DTYPES, LAYERS, Masks, count_nonzeros, embeddings, refuse_scripted
 from pruning.plan import Convention, PlanError, choices, suggest
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
@@ -90,6 +90,7 @@ def count_macs(
     for name, parameter in model.named_parameters():
         if is_lazy(parameter) or parameter.device.type == "meta":
             raise PlanError(f"'{name}' has no values yet: initialize the model before its MACs are counted")
+    refuse_scripted(model)
     pruned = {} if masks is None else (masks if isinstance(masks, Masks) else Masks(masks)).match(model)
     args, kwargs = _one_example(model, example_input, batch_dim)
     trace = Trace(model, convention)

@@ -54,7 +54,7 @@ class Trace(TorchDispatchMode):
             new = [w for w in own if w not in seen]
             if isinstance(module, (*LAYERS, nn.MultiheadAttention)) and (new or not own):
                 self.layers[name] = new
-            for weight in new:
+            for weight in (w for w in new if w.dtype in DTYPES):
                 self.memory[weight.untyped_storage().data_ptr()].append((name, weight))
             seen.update(new)
 
@@ -114,7 +114,8 @@ class Trace(TorchDispatchMode):
                 return name, weight
         name = self._inside()
         module: Any = self.modules[name]
-        if not isinstance(module, LAYERS):
+        own: Any = module._parameters.get("weight", tensor)
+        if not isinstance(module, LAYERS) or own.dtype not in DTYPES:
             return None, None
         if isinstance(module, nn.Linear):
             size = module.in_features * module.out_features

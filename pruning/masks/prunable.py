@@ -32,6 +32,7 @@ def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Para
     are left out. Raises PlanError for a pattern that fits nothing, for a weight that cannot be pruned (not initialized,
     parametrized, quantized, complex ...) and is not excluded, and where no weight is left.
     """
+    refuse_scripted(model)
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
     left_out = {id(w) for w in embeddings(model)}
     wanted: dict[int, tuple[str, nn.Module, Tensor | None]] = {}  # by id of the parameter
@@ -63,6 +64,14 @@ def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Para
         why = "all are excluded" if patterns else "it has no convolution and no linear layer"
         raise PlanError(f"the model has no prunable weight: {why}")
     return out
+
+
+def refuse_scripted(model: nn.Module) -> None:
+    """Raises PlanError where the model, or a module in it, was scripted or traced by torch.jit: its layers are hidden."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"'{name}'" if name else "the model"
+            raise PlanError(f"{what} is a torch.jit.ScriptModule, whose layers are hidden: use what it was made from")
 
 
 def embeddings(model: nn.Module) -> list[nn.Parameter]:
