@@ -45,6 +45,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune flops --model resnet20 --input 3x32x32 --set width=2",
     ),
     "show": ("prune show runs/RUN",),
+    "schedule": (
+        "prune schedule lrw slr clr llr --epochs 60 --original-epochs 200 --milestones 90,180",
+        "prune schedule ft llr allr --from runs/RUN --epochs 10 --impact 0.5 --plot schedules.svg",
+    ),
     "report": ("prune report runs --out report", "prune report runs/RUN --out report --json"),
     "list": (
         "prune list models",

@@ -24,6 +24,7 @@ from .prune import prune
 from .report import report
 from .retrain import retrain
 from .run import run
+from .schedule import schedule
 from .show_run import show_run
 from .sweep import sweep_study
 from .train import train
@@ -73,6 +74,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("eval", LOOK, evaluate),
     ("flops", LOOK, flops),
     ("show", LOOK, show_run),
+    ("schedule", LOOK, schedule),
     ("report", LOOK, report),
     ("list", LOOK, list_kinds),
     ("doctor", LOOK, doctor),

@@ -165,6 +165,13 @@ def _changed(phase: Any) -> str:
     return ", ".join(f"{key}={_short(value)}" for key, value in own.items() if key not in HIDDEN)
 
 
+def rates(found: Mapping[str, Any], steps: Sequence[int], per_epoch: int, epochs: int) -> Table:
+    """Returns the learning rates of schedules {name: step -> rate}, one row per step."""
+    body = [[str(s), f"{s / per_epoch:.4g}", *(f"{rate(s):.4g}" for rate in found.values())] for s in steps]
+    title = f"Learning rates of a retraining of {epochs} epochs, {epochs * per_epoch} steps"
+    return title, [">step", ">epoch", *(f">{name}" for name in found)], body
+
+
 def pairs(title: str, values: Mapping[str, Any]) -> Table:
     """Returns a table of two columns, one row per key."""
     return title, ["", "~"], [[key, NONE if value is None else str(value)] for key, value in values.items()]

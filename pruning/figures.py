@@ -15,6 +15,7 @@ from pruning.plan import PlanError
 # Okabe and Ito's colours, told apart with every kind of colour vision; markers tell the lines apart in print
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKED = 12  # points of a line that have a marker, at most
 PANEL_INCHES = (4.4, 3.2)  # so that 9-point letters stay legible on a telephone, where a panel is as wide as the screen
 
 
@@ -32,11 +33,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes; `level` is a horizontal reference line, labelled."""
+    """One pair of axes; `level` is a horizontal reference line, labelled; `first` is its first line's place among colours."""
 
     lines: Sequence[Line]
     title: str = ""
     level: tuple[str, float] | None = None
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,32 @@ def _spoken(line: Line) -> str:
 
 def draw(figure: Figure, folder: Path) -> str:
     """Returns the figure as an `<svg>` element for a page, and writes folder/NAME.svg and folder/NAME.png."""
+    svg, png = _render(figure)
+    (folder / f"{figure.name}.png").write_bytes(png)
+    (folder / f"{figure.name}.svg").write_text(_described(svg, figure, alone=True))
+    return _described(svg[svg.index("<svg") :], figure, alone=False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes the figure to one file, whose name ends in .svg or .png."""
+    check_name(path)
+    svg, png = _render(figure)
+    try:
+        path.write_bytes(png if path.suffix == ".png" else _described(svg, figure, alone=True).encode())
+    except OSError as error:
+        raise PlanError(f"figure '{path}' cannot be written: {error.strerror}") from None
+
+
+def check_name(path: Path) -> None:
+    """Raises PlanError where no figure can be written to the path."""
+    if path.suffix not in (".svg", ".png"):
+        raise PlanError(f"figure '{path}' must end in .svg or .png")
+    if not path.parent.is_dir():
+        raise PlanError(f"figure '{path}': the folder '{path.parent}' does not exist")
+
+
+def _render(figure: Figure) -> tuple[str, bytes]:
+    """Returns the figure as an SVG document and as a PNG."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -110,20 +138,23 @@ def draw(figure: Figure, folder: Path) -> str:
                 ncols=min(len(handles), fits),
                 frameon=False,
             )
-        buffer = io.BytesIO()
-        canvas.savefig(buffer, format="svg", metadata={"Date": None})
-        FigureCanvasAgg(canvas).print_png(str(folder / f"{figure.name}.png"))
-    text = buffer.getvalue().decode()
-    (folder / f"{figure.name}.svg").write_text(_described(text, figure, alone=True))
-    return _described(text[text.index("<svg") :], figure, alone=False)
+        svg, png = io.BytesIO(), io.BytesIO()
+        canvas.savefig(svg, format="svg", metadata={"Date": None})
+        FigureCanvasAgg(canvas).print_png(png)
+    return svg.getvalue().decode(), png.getvalue()
 
 
 def _panel(axes: Any, figure: Figure, panel: Panel) -> None:
-    for i, line in enumerate(panel.lines):
+    for i, line in enumerate(panel.lines, start=panel.first):
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         # beyond the eight colours the lines are broken, and thinner
         dashes = ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
-        axes.plot(line.x, line.y, linestyle=dashes, markersize=3.5, linewidth=1.4, label=line.label, **style)
+        # of many points some have markers, each line's own ones, so that lines that coincide can be told apart
+        every = -(-len(line.x) // MARKED)
+        marked = ((i - panel.first) * every // len(panel.lines), every)
+        axes.plot(
+            line.x, line.y, linestyle=dashes, markersize=3.5, linewidth=1.4, label=line.label, markevery=marked, **style
+        )
         if line.low and any(a != b for a, b in zip(line.low, line.high, strict=True)):
             axes.fill_between(line.x, line.low, line.high, color=style["color"], alpha=0.15, linewidth=0)
     if panel.level:

@@ -379,6 +379,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_documented_example_is_a_command(
     prune: Prune, workspace: Path, history: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
+    if "--plot" in line:
+        pytest.importorskip("matplotlib", reason="figures need matplotlib (extra plot)")
     real = any(line.startswith(f"prune {name}") for name in ("flops", "show", "report", "list", "doctor"))
     if real:
         monkeypatch.chdir(history.parents[1])

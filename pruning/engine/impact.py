@@ -24,19 +24,25 @@ def impact(setting: Setting, run: Path, network: nn.Module, schedule: str) -> fl
     kind = schedules.IMPACT.get(schedule)
     if kind is None:
         return None
-    before, after = _around_last_prune(run)
     if kind == "norm":
-        layers = runs.read_summary(run)["layers"]
-        kept, left = _kept(before.parent, layers), _kept(after.parent, layers)
-        removed = 1.0 - left / kept if kept else 0.0
-        names = [name for name, _ in network.named_parameters()]
-        return schedules.norm_impact(_norm(before, names), _norm(after, names), removed)
+        return norm_lost(run, network)
+    before, after = _around_last_prune(run)
     accuracies = []
     for file in (before, after):
         checkpoint.restore(network, _weights(file), file)
         batches = setting.data.batches("train", loop.EVALUATION_BATCH)
         accuracies.append(loop.evaluate(network, batches, setting.device, setting.train.precision)[0])
     return schedules.accuracy_impact(*accuracies)
+
+
+def norm_lost(run: Path, network: nn.Module) -> float:
+    """Returns d1 of equation 1 for the last pruning in the run's history, over all parameters of `network`."""
+    before, after = _around_last_prune(run)
+    layers = runs.read_summary(run)["layers"]
+    kept, left = _kept(before.parent, layers), _kept(after.parent, layers)
+    removed = 1.0 - left / kept if kept else 0.0
+    names = [name for name, _ in network.named_parameters()]
+    return schedules.norm_impact(_norm(before, names), _norm(after, names), removed)
 
 
 def _around_last_prune(run: Path) -> tuple[Path, Path]:
