@@ -135,6 +135,27 @@ def test_conditions_drop_combinations(condition: str, count: int) -> None:
     assert len(expanded(GRID + f"[[drop]]\n{condition}\n")) == count
 
 
+def test_states_that_prunings_and_rewindings_start_from_are_kept() -> None:
+    phases = PHASES.replace("epochs = 2\n", "")
+    text = (
+        '[axes]\n"prune.at_epoch" = [0, 2]\n"retrain.technique" = ["weight-rewind"]\n"retrain.rewind_step" = [0, 3]\n'
+    )
+    assert {(train(p).keep_epochs, train(p).keep_steps) for p in expanded(text, phases=phases)} == {((0, 2), (3,))}
+    short = expanded(text, phases=phases, scale=0.5)
+    assert {(train(p).keep_epochs, train(p).keep_steps) for p in short} == {((0, 1), (2,))}
+
+
+def test_axes_with_names_of_their_own_stand_where_the_phases_say() -> None:
+    phases = PHASES.replace("sparsity = 0.5", 'sparsity = "$density"').replace("epochs = 2\n", 'epochs = "$time"\n')
+    points = expanded("[axes]\ndensity = { values = [0.5, 0.1], density = true }\ntime = [1, 3]\n", phases=phases)
+    places = [(p.phases[1].sparsity, p.phases[2].epochs) for p in points]  # type: ignore[union-attr]
+    assert places == [(0.5, 1), (0.5, 3), (0.9, 1), (0.9, 3)]
+    with pytest.raises(PlanError, match="'.tim' stands for no axis .did you mean 'time'"):
+        expanded("[axes]\ndensity = [0.5]\ntime = [1]\n", phases=phases + 'x = "$tim"\n')
+    with pytest.raises(PlanError, match="unknown setting 'time'"):
+        expanded("[axes]\ntime = [1]\n")
+
+
 def test_scale_shortens_epochs_and_leaves_sparsities() -> None:
     points = expanded('[axes]\n"prune.sparsity" = [0.5, 0.9]\n"train.epochs" = [20]\n', scale=0.25)
     assert [(train(p).epochs, train(p).milestones) for p in points] == [(5, (2.5,))] * 2

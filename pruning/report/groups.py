@@ -93,7 +93,14 @@ def tuned(section: Section) -> list[Group]:
     over = [axis for axis in section.best_over if axis not in X_AXES]
     if not over:
         return groups(section)
-    return best(groups(section, over), lambda g: (g.series, g.sparsity, g.retrain_epochs, g.cycles))
+    return best(groups(section, over), _place)
+
+
+def _place(group: Group) -> tuple[Any, ...]:
+    """Returns what tuning holds fixed: variants of one method may differ in how they share out their epochs."""
+    if any(axis.endswith(" variant") for axis in group.rows[0].labels):
+        return (group.series, group.sparsity)
+    return (group.series, group.sparsity, group.retrain_epochs, group.cycles)
 
 
 def envelope(section: Section) -> list[Group]:

@@ -8,7 +8,7 @@ from typing import Any
 from pruning import runs
 from pruning.figures import Figure, Line, Panel
 from pruning.report.groups import Group, Spread, best, by_series, envelope, spread, tuned
-from pruning.report.rows import Section
+from pruning.report.rows import EPOCHS, Section
 from pruning.report.tables import percent
 
 ACCURACY = "test accuracy (%)"
@@ -104,7 +104,7 @@ def _retraining(section: Section) -> Figure | None:
 
 def _envelope(section: Section) -> Figure | None:
     found = [group for group in envelope(section) if group.done]
-    if "retrain.epochs" not in section.best_over or len({group.sparsity for group in found}) < 2:
+    if not set(EPOCHS) & set(section.best_over) or len({group.sparsity for group in found}) < 2:
         return None
     lines = [
         _line(s, part, lambda g: 1 / (1 - g.sparsity), "accuracy", section) for s, part in by_series(found).items()

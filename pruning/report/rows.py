@@ -11,11 +11,10 @@ from pruning import runs
 from pruning.plan import PlanError, suggest
 
 STUDIES = "studies"
-X_AXES = (
-    "prune.sparsity",
-    "iterate.sparsity",
-    "retrain.epochs",
-)  # axes that are drawn along x or as panels, not as lines
+EPOCHS = ("retrain.epochs", "epochs")
+X_AXES = (  # axes that are drawn along x or as panels, not as lines
+    "prune.sparsity", "iterate.sparsity", "train.sparsity", "sparsity", "iterate.cycles", "cycles", *EPOCHS,
+)  # fmt: skip
 
 # What tells runs apart where no study does: of the pruning, the retraining and the training, in the order of a label
 SETTINGS = (

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pruning.report.groups import Group, Spread, by_series, envelope, groups, spread, tuned
-from pruning.report.rows import Section
+from pruning.report.rows import EPOCHS, Section
 
 MISSING = "missing"
 STATISTIC = {"median": "median (min to max)", "mean": "mean ± sample standard deviation"}
@@ -84,7 +84,7 @@ def results(section: Section) -> Table:
     """Returns one line per combination."""
     columns = ["", "sparsity %", "density %", "compression", "retraining epochs", "cycles", "n", "test accuracy %",
                "validation accuracy %", "theoretical speedup", "sparse MACs"]  # fmt: skip
-    with_choice = any(axis not in ("retrain.epochs",) for axis in section.best_over)
+    with_choice = any(axis not in EPOCHS for axis in section.best_over)
     rows = []
     for group in tuned(section):
         accuracy = spread(group.values("accuracy"), section.convention)

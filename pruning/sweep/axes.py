@@ -13,25 +13,34 @@ KINDS = (*PHASES, "iterate")
 
 @dataclass(frozen=True)
 class Value:
-    """One place on an axis: what it is called, the settings it makes, and phases of its own in place of the base's."""
+    """One place on an axis: what it is called, the settings it makes, and phases of its own in place of the base's.
+
+    Values with one label and several variants are one line of a report: their best, by validation accuracy.
+    """
 
     label: Any
     changes: dict[str, Any]
     phases: tuple[dict[str, Any], ...] | None = None
+    variant: str | None = None
 
 
-def read_axes(given: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, list[Value]]:
-    """Returns {axis: its values}; `fixed` is the study's [set].
+def read_axes(given: Mapping[str, Any], fixed: Mapping[str, Any], used: str = "") -> dict[str, list[Value]]:
+    """Returns {axis: its values}; `fixed` is the study's [set], `used` the text of its phases, in which '$name' names an axis.
 
     Raises PlanError for empty axes, unknown paths and two axes on one setting.
     """
     found: dict[str, list[Value]] = {}
     owner: dict[str, str] = dict.fromkeys(paths(fixed), "[set]")
     for name, spec in given.items():
-        values = _cases(name, spec) if _is_cases(spec) else [Value(v, {name: v}) for v in _listed(name, spec)]
+        if _is_cases(spec):
+            values = _cases(name, spec)
+        elif name.isidentifier() and f"'${name}'" in used:
+            values = [Value(v, {}) for v in _listed(name, spec)]
+        else:
+            values = [Value(v, {name: v}) for v in _listed(name, spec)]
         if not values:
             raise PlanError(f"axis '{name}' is empty")
-        labels = [str(value.label) for value in values]
+        labels = [f"{value.label}, {value.variant}" if value.variant else str(value.label) for value in values]
         twice = [label for label in labels if labels.count(label) > 1]
         if twice:
             raise PlanError(f"axis '{name}' holds '{twice[0]}' twice")
@@ -53,11 +62,13 @@ def _is_cases(spec: Any) -> bool:
 def _cases(name: str, spec: list[dict[str, Any]]) -> list[Value]:
     values = []
     for entry in spec:
-        rest = {key: value for key, value in entry.items() if key not in ("label", "phases")}
+        rest = {key: value for key, value in entry.items() if key not in ("label", "variant", "phases")}
         phases = entry.get("phases")
         if phases is not None and not isinstance(phases, list):
             raise PlanError(f"axis '{name}', '{entry['label']}': phases must be a list of tables")
-        values.append(Value(entry["label"], paths(rest), None if phases is None else tuple(phases)))
+        values.append(
+            Value(entry["label"], paths(rest), None if phases is None else tuple(phases), entry.get("variant"))
+        )
     return values
 
 

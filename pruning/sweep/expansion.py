@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from pruning import plan as plans
 from pruning import rewind, runs
-from pruning.plan import Plan, PlanError, Retrain, Train, canonical, choices, override, suggest, with_epochs
+from pruning.plan import Plan, PlanError, Prune, Retrain, Train, canonical, choices, override, suggest, with_epochs
 from pruning.sweep.study import Phase, Point, Study, combinations, plan_of
 
+FAMILIES = re.compile(r"lenet(-\d+)+|resnet\d+|vgg\d+|wrn-\d+-\d+")  # networks that are named by their size
 _NAMES = (
     plans.ModelName, plans.DataName, plans.Criterion, plans.Allocation, plans.Structure, plans.Technique,
     plans.RetrainSchedule, plans.MethodName,
@@ -46,6 +48,7 @@ def expand(study: Study, scale: float = 1.0) -> list[Point]:
     points = []
     for row in combinations(study):
         labels = {axis: value.label for axis, value in row.items()}
+        labels |= {f"{axis} variant": value.variant for axis, value in row.items() if value.variant is not None}
         plan = scaled(plan_of(study, row, {}, root), scale, whole=parent is None)
         _check_names(study, plan.train)
         if parent is not None:
@@ -65,7 +68,7 @@ def _parent(study: Study) -> Path:
 def _check_names(study: Study, train: Train) -> None:
     for name, literal, what in ((train.model, plans.ModelName, "model"), (train.data, plans.DataName, "data set")):
         allowed = choices(literal)
-        if name not in allowed and ":" not in name:
+        if name not in allowed and ":" not in name and not (what == "model" and FAMILIES.fullmatch(name)):
             raise PlanError(
                 f"study '{study.name}': {what} '{name}' is unknown{suggest(name, allowed)}; allowed: {', '.join(allowed)}"
             )
@@ -77,33 +80,54 @@ def scaled(plan: Plan, scale: float, whole: bool = True) -> Plan:
         return plan
     phases: list[Phase] = []
     for phase in plan.phases:
-        if isinstance(phase, Train) and whole:
-            phase = with_epochs(phase, max(1, round(phase.epochs * scale)))
-        elif isinstance(phase, Retrain) and phase.epochs is not None:
-            phase = override(phase, {"epochs": max(1, round(phase.epochs * scale))})
-        phases.append(phase)
+        if isinstance(phase, Train):
+            short = with_epochs(phase, max(1, round(phase.epochs * scale))) if whole else phase
+            phases.append(override(short, _times(phase, scale if whole else 1.0, "keep_steps")))
+        else:
+            names = ("epochs", "rewind_step") if isinstance(phase, Retrain) else ("at_epoch", "at_step")
+            phases.append(override(phase, _times(phase, scale, *names)))
     settings: dict[str, Any] = {**plan.model_dump(exclude_unset=True, exclude={"phases"}), "phases": phases}
     shortened: Plan = plans.make(Plan, settings)
     return shortened
 
 
+def _times(phase: Phase, scale: float, *names: str) -> dict[str, Any]:
+    """Returns the named settings that are given, times `scale`; what is above 0 stays above it."""
+    found: dict[str, Any] = {}
+    for name in names:
+        value = getattr(phase, name)
+        if isinstance(value, tuple):
+            found[name] = [max(1, round(item * scale)) for item in value]
+        elif value is not None:
+            found[name] = max(1, round(value * scale)) if value else 0
+    return found
+
+
 def keeping(points: Iterable[Point]) -> list[Point]:
-    """Returns the points with each training keeping all epochs that the retrainings of any point with it start from."""
+    """Returns the points with each training keeping all states that the phases of any point with it start from."""
     points = list(points)
-    needed: dict[str, set[int]] = {}
+    needed: dict[str, tuple[set[int], set[int]]] = {}
     for point in points:
         train = _train(point)
-        epochs = needed.setdefault(_bare(train), set(train.keep_epochs))
+        epochs, steps = needed.setdefault(_bare(train), (set(train.keep_epochs), set(train.keep_steps)))
         for phase in point.phases:
-            if isinstance(phase, Retrain):
-                start = rewind.start_epoch(phase, train.epochs)
-                epochs |= set() if start is None else {start}
+            epoch, step = _start(phase, train)
+            epochs |= {0 if step == 0 else epoch} - {None}
+            steps |= {step} - {None, 0}
     out = []
     for point in points:
         train = _train(point)
-        kept = override(train, {"keep_epochs": sorted(needed[_bare(train)])})
+        epochs, steps = needed[_bare(train)]
+        kept = override(train, {"keep_epochs": sorted(epochs), "keep_steps": sorted(steps)})
         out.append(Point(point.labels, point.seed, (kept, *point.phases[1:])))
     return out
+
+
+def _start(phase: Phase, train: Train) -> tuple[Any, Any]:
+    """Returns the (epoch, step) of the training whose state the phase starts from, both None where it starts from none."""
+    if isinstance(phase, Prune):
+        return phase.at_epoch, phase.at_step
+    return (rewind.start_epoch(phase, train.epochs), phase.rewind_step) if isinstance(phase, Retrain) else (None, None)
 
 
 def _train(point: Point) -> Train:
@@ -113,4 +137,4 @@ def _train(point: Point) -> Train:
 
 
 def _bare(train: Train) -> str:
-    return canonical(train.model_copy(update={"keep_epochs": (0,)}))
+    return canonical(train.model_copy(update={"keep_epochs": (0,), "keep_steps": ()}))

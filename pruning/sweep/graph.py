@@ -96,7 +96,10 @@ def intact(out: Path, node: Node) -> bool:
     run = out / node.folder
     if not (run / runs.WEIGHTS).is_file():
         return False
-    return not isinstance(node.phase, Train) or set(node.phase.keep_epochs) <= set(runs.kept_epochs(run))
+    if not isinstance(node.phase, Train):
+        return True
+    kept = set(node.phase.keep_epochs) <= set(runs.kept_epochs(run))
+    return kept and set(node.phase.keep_steps) <= set(runs.kept_steps(run))
 
 
 def unfinished(graph: Graph, out: Path) -> set[str]:
@@ -188,7 +191,7 @@ def write_record(study: Study, points: Sequence[Point], graph: Graph, out: Path,
         for axis, label in point.labels.items():
             if label not in axes.setdefault(axis, []):
                 axes[axis].append(label)
-    told = ("title", "summary", "citation", "source", "notes", "convention", "best_over", "figures", "reported")
+    told = ("title", "summary", "citation", "source", "notes", "convention", "best_over", "figures")
     entries = [
         {
             "labels": point.labels,
@@ -200,7 +203,8 @@ def write_record(study: Study, points: Sequence[Point], graph: Graph, out: Path,
         for point, chain in zip(points, graph.chains, strict=True)
     ]
     record = {"schema": SCHEMA, "study": study.name, **study.model_dump(include=set(told), mode="json")}
-    record |= {"scale": scale, "axes": axes, "points": entries}
+    variants = [axis for axis in axes if axis.endswith(" variant")]
+    record |= {"scale": scale, "axes": axes, "points": entries, "best_over": [*study.best_over, *variants]}
     path = out / STUDIES / (f"{study.name}.json" if scale == 1 else f"{study.name}@{scale:g}.json")
     if not path.exists() or path.read_text() != json.dumps(record, indent=1) + "\n":
         runs.write_json(path, record)
@@ -212,7 +216,7 @@ def _goal(graph: Graph, chain: list[str], result: str) -> dict[str, Any]:
     nodes = [graph.nodes[folder] for folder in chain[: chain.index(result) + 1]]
     prunings = [node.phase for node in nodes if isinstance(node.phase, Prune)]
     return {
-        "sparsity": prunings[-1].sparsity if prunings else 0.0,
+        "sparsity": prunings[-1].sparsity if prunings else nodes[0].train.sparsity or 0.0,
         "cycles": len(prunings),
-        "retrain_epochs": sum(node.epochs for node in nodes if isinstance(node.phase, Retrain)),
+        "retrain_epochs": sum(node.phase.epochs or 0 for node in nodes if isinstance(node.phase, Retrain)),
     }

@@ -11,7 +11,9 @@
     [axes]                                       settings that vary: a list, a range or a ladder
     "prune.sparsity" = { ladder = { start = 0.8, ratio = 0.8, count = 10 }, density = true }
     "retrain.epochs" = { range = [10, 50, 20] }
-    [[axes.technique]]                           cases with a label, several settings each, or phases of their own
+    sparsity = [0.9, 0.95]                       a name of its own: stands where the phases say "$sparsity"
+    [[axes.technique]]                           cases with a label, several settings each, or phases of their own; with a variant
+                                                 too, a report takes the best variant of each label
     label = "fine-tuning"
     "retrain.technique" = "fine-tune"
     [[drop]]                                     combinations that are left out: every line fits
@@ -63,7 +65,6 @@ class Study(BaseModel):
     convention: Literal["median", "mean"] = "median"
     best_over: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
-    reported: tuple[str, ...] = ()  # files of reported numbers, without .csv
     folder: str = "."  # where relative paths of the file start
 
     @model_validator(mode="after")
@@ -117,7 +118,7 @@ def parse_study(text: str, name: str, folder: str = ".") -> Study:
     table = plans.read_toml(text, f"study '{name}'")
     try:
         study: Study = make(Study, {"name": name, "folder": folder, **table})
-        read_axes(study.axes, study.set)
+        read_axes(study.axes, study.set, str([study.phases, study.axes]))
     except PlanError as error:
         raise PlanError(f"study '{name}': {error}") from None
     return study
@@ -128,7 +129,7 @@ def parse_study(text: str, name: str, folder: str = ".") -> Study:
 
 def combinations(study: Study) -> list[dict[str, Value]]:
     """Returns the combinations of the axes' values that no condition drops, the last axis varying fastest."""
-    found = read_axes(study.axes, study.set)
+    found = read_axes(study.axes, study.set, str([study.phases, study.axes]))
     rows = [dict(zip(found, values, strict=True)) for values in itertools.product(*found.values())]
     known = [*found, *dict.fromkeys(path for values in found.values() for v in values for path in v.changes)]
     for condition in study.drop:
@@ -173,7 +174,8 @@ def plan_of(study: Study, row: Mapping[str, Value], more: Mapping[str, Any], tra
     if len(own) > 1:
         raise PlanError(f"study '{study.name}': two axes bring phases of their own")
     table, name, source = _base(study, own[0] if own else study.phases)
-    entries = [dict(entry) for entry in table.get("phases", [])]
+    names = {axis: value.label for axis, value in row.items()}
+    entries = [_filled(entry, names) for entry in table.get("phases", [])]
     if train is not None:
         entries.insert(0, train.model_dump(exclude_unset=True) | {"phase": "train"})
     changes = {**paths(study.set), **{path: v for value in row.values() for path, v in value.changes.items()}, **more}
@@ -187,6 +189,19 @@ def plan_of(study: Study, row: Mapping[str, Value], more: Mapping[str, Any], tra
                 entry[key] = value
     rest = {path: value for path, value in changes.items() if not path.startswith("iterate.")}
     return plans.override_plan(plans.make_plan({**table, "phases": entries}, name, source), rest)
+
+
+def _filled(value: Any, names: Mapping[str, Any]) -> Any:
+    """Returns the phase's table with every "$axis" replaced by the combination's place on that axis."""
+    if isinstance(value, dict):
+        return {key: _filled(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, names) for inner in value]
+    if isinstance(value, str) and value.startswith("$"):
+        if value[1:] not in names:
+            raise PlanError(f"'{value}' stands for no axis{suggest(value[1:], names)}; axes: {', '.join(names)}")
+        return names[value[1:]]
+    return value
 
 
 def _base(study: Study, phases: tuple[dict[str, Any], ...] | None) -> tuple[dict[str, Any], str, str]:

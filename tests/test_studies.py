@@ -1,0 +1,118 @@
+"""The papers as data: every study runs or says by name what it waits for; every reported number belongs to a line of one."""
+
+from __future__ import annotations
+
+import csv
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from pruning import sweep
+from pruning.plan import PlanError, Train
+from pruning.report import plots, reported
+from pruning.sweep import axes
+
+NAMES = sweep.study_names()
+FOLDER = resources.files("pruning.studies").joinpath("reported")
+FILES = sorted(f.name for f in FOLDER.iterdir() if f.name.endswith(".csv"))
+
+
+def small(study: sweep.Study) -> sweep.Study:
+    """Returns the study with one seed and the ends of each axis of numbers: enough to find what does not fit."""
+    fewer: dict[str, Any] = {}
+    for name, spec in study.axes.items():
+        if isinstance(spec, list) and not isinstance(spec[0], dict):
+            spec = list(dict.fromkeys([spec[0], spec[-1]]))
+        elif isinstance(spec, dict) and "ladder" in spec:
+            spec = {**spec, "ladder": {**spec["ladder"], "count": min(3, spec["ladder"]["count"])}}
+        elif isinstance(spec, dict) and "range" in spec:
+            spec = [spec["range"][0], spec["range"][1]]
+        fewer[name] = spec
+    return study.model_copy(update={"seeds": study.seeds[:1], "axes": fewer})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_study_runs_or_is_refused_by_name(name: str) -> None:
+    study = sweep.load_study(name)
+    assert study.title
+    assert study.citation
+    assert study.source
+    assert set(study.figures) <= set(plots.FIGURES)
+    lacking = sweep.missing(study)
+    if lacking:
+        with pytest.raises(
+            PlanError, match=f"study '{name}' needs {', '.join(lacking)}, which this version does not have"
+        ):
+            sweep.expand(study)
+        assert study.notes
+        return
+    points = sweep.expand(small(study))
+    assert points
+    for point in points:
+        train = point.phases[0]
+        assert isinstance(train, Train)
+        # every setting is written down: nothing that a result depends on is left to a default
+        told = {"model", "data", "split", "epochs", "batch_size", "lr", "momentum", "schedule"}
+        assert told <= train.model_fields_set or study.base is not None
+
+
+def test_the_papers_are_all_there() -> None:
+    have = {name.rpartition("-digits")[0] or name for name in NAMES}
+    wanted = [f"renda-figure-{i}" for i in range(1, 13)]
+    wanted += [f"zimmer-table-{i}" for i in (1, 2, *range(4, 30))] + [f"zimmer-figure-{i}" for i in range(2, 12)]
+    wanted += [f"frankle-figure-{i}" for i in (2, *range(4, 12))] + [f"frankle-table-{i}" for i in (2, 3, 5, 7)]
+    for prefix in wanted:
+        assert any(name == prefix or name.startswith(f"{prefix}-") for name in have), prefix
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_reported_numbers_are_plausible_and_say_where_they_stand(file: str) -> None:
+    rows = list(csv.DictReader(FOLDER.joinpath(file).read_text().splitlines()))
+    assert rows
+    seen = set()
+    for row in rows:
+        assert tuple(row) == reported.COLUMNS
+        assert row["paper"]
+        assert row["table"]
+        assert row["row"]
+        assert row["study"] in NAMES
+        assert 0 <= float(row["sparsity"]) < 1
+        assert 0 <= float(row["value"]) <= (100 if row["metric"] == "accuracy" else 1000)
+        assert row["statistic"] in ("mean", "median")
+        key = tuple(
+            row[k] for k in ("study", "series", "sparsity", "retrain_epochs", "cycles", "metric", "table", "row")
+        )
+        assert key not in seen
+        seen.add(key)
+
+
+# STR, CS and DST take no sparsity, so Tables 2, 23 and 24 have no line of theirs
+NO_LINE = {"STR", "CS", "DST"}
+
+
+def test_every_reported_number_belongs_to_a_line_of_its_study() -> None:
+    found = reported.load()
+    assert sum(map(len, found.values())) > 5000
+    for name, numbers in found.items():
+        study = sweep.load_study(name)
+        given = axes.read_axes(study.axes, study.set, str([study.phases, study.axes]))
+        labels = {value.label for values in given.values() for value in values if isinstance(value.label, str)}
+        assert {number.series for number in numbers} - NO_LINE <= labels, name
+
+
+def test_a_reported_number_is_what_the_paper_prints() -> None:
+    """Three numbers looked up by hand in the papers."""
+    found = reported.load()
+
+    def number(study: str, **facts: Any) -> reported.Reported:
+        rows = [n for n in found[study] if all(getattr(n, key) == value for key, value in facts.items())]
+        assert len(rows) == 1
+        return rows[0]
+
+    allr = number("zimmer-table-1", series="ALLR", sparsity=0.9, retrain_epochs="10")
+    assert (allr.value, allr.spread) == (71.99, 0.07)
+    iterative = number("zimmer-table-5", series="SLR", sparsity=0.99, cycles=3, retrain_epochs="60")
+    assert (iterative.value, iterative.spread) == (84.34, 0.35)
+    random = number("frankle-figure-4-resnet20-cifar10", series="random", sparsity=round(1 - 0.8**6, 12))
+    assert (random.value, random.spread) == (89.0, 0.4)
