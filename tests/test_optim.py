@@ -99,6 +99,22 @@ def test_survivors_move_as_in_torch_with_weights_and_gradients_masked_in_float64
         torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_what_has_no_mask_is_updated_as_in_torch_to_the_bit(settings: dict[str, Any]) -> None:
+    ours, theirs = network(), network()
+    a, b = MaskedSGD(ours.parameters(), **settings), torch.optim.SGD(theirs.parameters(), **settings)
+    a.set_masks(ours, {"4.weight": torch.ones(3, 16, dtype=torch.bool)})
+    for step in range(4):
+        for i, (mine, other) in enumerate(zip(ours.parameters(), theirs.parameters(), strict=True)):
+            generator = torch.Generator().manual_seed(100 * step + i)
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        a.step()
+        b.step()
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert name == "4.weight" or torch.equal(mine, other)
+
+
 def test_groups_have_their_own_settings() -> None:
     ours, theirs = network(), network()
 
