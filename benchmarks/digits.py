@@ -61,7 +61,7 @@ def main() -> None:
     train = load_plan("digits").train
     where = (
         f"Recipe `digits`: {train.model}, {train.epochs} epochs, retrained for as many; seeds 0-4 (n = {len(SEEDS)}); "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()} CPU."
+        f"torch {torch.__version__}, {torch.get_num_threads()} CPU thread(s), {platform.machine()}."
     )
     text = f"{table(rows)}\n\n{where}\n"
     print(text)
