@@ -35,7 +35,6 @@ FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
 LONG = {
     "pruning/plan.py": 640,  # all settings, their checks and their reading: one page of reference
-    "pruning/engine/__init__.py": 320,  # how each kind of phase is resolved, prepared and finished
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,12 @@ def make_optimizer(network: nn.Module, train: Train, extra: list[dict[str, Any]]
         groups = [group for group in groups if group["params"]]
     groups += extra
     if train.optimizer == "sgd":
+        # torch's fused SGD on the CPU leaves 16-bit weights as they are (2.13), so it is for float32 alone.
+        fused = all(p.dtype == torch.float32 for p in network.parameters())
         return MaskedSGD(
-            groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, weight_decay=train.weight_decay
-        )
+            groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, weight_decay=train.weight_decay,
+            fused=fused or None,
+        )  # fmt: skip
     kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, lr=train.lr, betas=(train.momentum, 0.999), weight_decay=train.weight_decay)
 
@@ -57,12 +60,22 @@ def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dic
     return out
 
 
+def masked_state(tensors: Mapping[str, Tensor], masks: Masks | None) -> dict[str, Tensor]:
+    """Returns the optimizer's tensors with those of pruned entries as +0."""
+    gone = {} if masks is None else masks.everything()
+    out = {}
+    for name, tensor in tensors.items():
+        mask = gone.get(name.partition(":")[2])
+        out[name] = tensor if mask is None or tensor.ndim == 0 else tensor.masked_fill(~mask.to(tensor.device), 0.0)
+    return out
+
+
 def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: dict[str, Tensor], masks: Masks | None
+    optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor], masks: Masks | None
 ) -> None:
     """Gives the optimizer what :func:`optimizer_state` returned, pruned entries as +0."""
     parameters = dict(network.named_parameters())
-    for name, tensor in tensors.items():
+    for name, tensor in masked_state(tensors, masks).items():
         key, _, owner = name.partition(":")
         if owner not in parameters:
             raise PlanError(f"the optimizer's state names '{owner}', which the model lacks")
@@ -72,12 +85,7 @@ def load_optimizer_state(
             continue
         if tensor.shape != parameter.shape:
             raise PlanError(f"the optimizer's state of '{owner}' is {list(tensor.shape)}, not {list(parameter.shape)}")
-        value = tensor.to(parameter.device).clone()
-        if masks is not None and owner in masks:
-            value = torch.where(
-                masks[owner].to(value.device), value, torch.zeros((), dtype=value.dtype, device=value.device)
-            )
-        optimizer.state[parameter][key] = value
+        optimizer.state[parameter][key] = tensor.to(parameter.device, copy=True)
 
 
 def fit_in(
