@@ -1,0 +1,47 @@
+"""Plans as data: what a phase is told, how a plan is read from TOML, overridden, checked and named.
+
+A plan is a list of phases; a phase is :class:`Train`, :class:`Prune` or :class:`Retrain`. Nothing here imports torch, so the
+command line can check a plan before the engine is loaded.
+"""
+
+from pruning.plan.checks import PlanError, choices, explain, make, suggest
+from pruning.plan.names import (
+    CRITERION_OPTIONS,
+    GOAL_METHODS,
+    PHASE_NAMES,
+    SCHEMA,
+    TUNED_SCHEDULES,
+    Ablation,
+    Allocation,
+    Convention,
+    Criterion,
+    DataName,
+    LrSchedule,
+    MethodName,
+    ModelName,
+    NonNegative,
+    Optimizer,
+    Option,
+    Positive,
+    Precision,
+    RetrainSchedule,
+    ScoringMode,
+    Sparsity,
+    SplitRule,
+    Structure,
+    Technique,
+)
+from pruning.plan.overrides import adjust, override, override_plan, parse_set, parse_value, with_epochs
+from pruning.plan.phases import PHASES, Phase, Prune, Retrain, Settings, Train, canonical, digest
+from pruning.plan.plans import Iterate, Plan
+from pruning.plan.reading import load_plan, make_plan, parse_plan, read_plan, read_toml, recipe_names
+
+__all__ = [
+    "CRITERION_OPTIONS", "GOAL_METHODS", "PHASES", "PHASE_NAMES", "SCHEMA", "TUNED_SCHEDULES", "Ablation",
+    "Allocation", "Convention", "Criterion", "DataName", "Iterate", "LrSchedule", "MethodName", "ModelName",
+    "NonNegative", "Optimizer", "Option", "Phase", "Plan", "PlanError", "Positive", "Precision", "Prune", "Retrain",
+    "RetrainSchedule", "ScoringMode", "Settings", "Sparsity", "SplitRule", "Structure", "Technique", "Train",
+    "adjust", "canonical", "choices", "digest", "explain", "load_plan", "make", "make_plan", "override",
+    "override_plan", "parse_plan", "parse_set", "parse_value", "read_plan", "read_toml", "recipe_names", "suggest",
+    "with_epochs",
+]  # fmt: skip

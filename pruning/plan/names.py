@@ -1,0 +1,52 @@
+"""The names that can be chosen, as Literals: a test holds them equal to the registries beside the things they name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+SCHEMA = 1  # of a phase's settings and of everything in a run folder; a reader refuses what is newer
+
+ModelName = Literal[
+    "lenet-300-100", "lenet-5", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34",
+    "vgg11", "vgg13", "vgg16", "vgg19", "wrn-16-8", "wrn-22-8", "wrn-28-10", "wrn-14-8", "wrn-20-8", "wrn-32-2",
+]  # fmt: skip
+DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "folder"]
+Convention = Literal["true", "shrinkbench"]
+Criterion = Literal["magnitude", "random", "snip", "grasp", "grasp-inverted", "grasp-magnitude", "synflow"]
+Ablation = Literal["shuffle", "shuffle-across", "random-counts", "reinit", "invert", "normal-init"]
+Allocation = Literal["global", "uniform", "uniform+", "erk", "lamp", "rates"]
+Structure = Literal["weights"]
+Technique = Literal["fine-tune", "weight-rewind", "lr-rewind", "low-lr-rewind", "reinit"]
+RetrainSchedule = Literal[
+    "ft", "lrw", "slr", "clr", "llr", "allr", "allr-d1", "allr-d2", "accallr", "constant", "stepped", "cosine", "linear",
+    "original",
+]  # fmt: skip
+ScoringMode = Literal["eval", "train"]
+MethodName = Literal["none", "gmp", "dpf", "gsm", "lc", "lc-original", "dnw", "str", "cs", "dst"]
+LrSchedule = Literal["constant", "stepped", "linear", "cosine", "cyclic"]
+Optimizer = Literal["sgd", "adam", "adamw"]
+SplitRule = Literal["train-10", "test-20", "none"]
+Precision = Literal["float32", "bfloat16"]
+Option = bool | int | float | str
+
+_SAMPLED = ("rounds", "scoring_mode", "samples_per_class")
+CRITERION_OPTIONS: dict[str, tuple[str, ...]] = {  # the settings of Prune that a criterion uses; others are refused
+    "magnitude": (),
+    "random": (),
+    "snip": _SAMPLED,
+    "grasp": _SAMPLED,
+    "grasp-inverted": _SAMPLED,
+    "grasp-magnitude": _SAMPLED,
+    "synflow": ("rounds",),
+}
+GOAL_METHODS = ("gmp", "dpf", "gsm", "lc", "lc-original", "dnw")  # the others' sparsity is an outcome of their settings
+
+TUNED_SCHEDULES = ("constant", "stepped", "cosine", "linear")  # of retraining, with a rate and a warm-up of their own
+
+Sparsity = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+PHASE_NAMES = ("train", "prune", "retrain")

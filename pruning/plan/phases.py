@@ -1,0 +1,231 @@
+"""What a phase is told: frozen pydantic models that admit no unknown key, and the digests that name their runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pruning.plan.names import (
+    CRITERION_OPTIONS,
+    GOAL_METHODS,
+    SCHEMA,
+    TUNED_SCHEDULES,
+    Ablation,
+    Allocation,
+    Criterion,
+    LrSchedule,
+    MethodName,
+    NonNegative,
+    Optimizer,
+    Option,
+    Positive,
+    Precision,
+    RetrainSchedule,
+    ScoringMode,
+    Sparsity,
+    SplitRule,
+    Structure,
+    Technique,
+)
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+
+class Train(Settings):
+    """Trains a network from its initialization.
+
+    `milestones` and `warmup_epochs` are in epochs; milestone 91 means that the first step after 91 whole epochs is the
+    first with the lower rate. `keep_epochs` lists the epochs whose state is kept for rewinding; 0 is the initialization.
+    A `method` prunes during training, with `method_options` of its own: to `sparsity` of all prunable weights where it
+    is one of GOAL_METHODS. Weights that fit `exclude` stay dense and do not count.
+    """
+
+    phase: Literal["train"] = "train"
+    model: str
+    model_options: dict[str, Option] = {}
+    model_code: str | None = None  # SHA-256 of the user's source file, so that an edited model is another run
+    data: str
+    data_options: dict[str, Option] = {}
+    data_code: str | None = None
+    split: SplitRule = "train-10"
+    augment: Literal["default", "none", "crop-flip", "crop"] = "default"
+    normalize: Literal["default", "channel", "image", "none"] = "default"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    epochs: Annotated[int, Field(ge=1)] = 160
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    optimizer: Optimizer = "sgd"
+    lr: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegative = 1e-4
+    decay_norm_and_bias: bool = True
+    schedule: LrSchedule = "stepped"
+    milestones: tuple[NonNegative, ...] = ()
+    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    warmup_epochs: NonNegative = 0.0
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    clip_norm: Positive | None = None
+    precision: Precision = "float32"
+    weight_init: Literal["default", "he-normal-fan-in", "he-normal-fan-out"] = "default"
+    norm_init: Literal["default", "one", "uniform"] = "default"
+    keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    method: MethodName = "none"
+    method_options: dict[str, Option] = {}
+    sparsity: Sparsity | None = None
+    exclude: tuple[str, ...] = ()
+
+    @field_validator("keep_epochs", "keep_steps")
+    @classmethod
+    def _sorted(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Train:
+        late = [e for e in self.keep_epochs if e > self.epochs]
+        if late:
+            raise ValueError(f"keep_epochs {late[0]} lies beyond the last epoch, {self.epochs}")
+        if self.schedule != "stepped" and self.milestones:
+            raise ValueError(f"milestones are used by schedule 'stepped' only, not by '{self.schedule}'")
+        beyond = [m for m in self.milestones if m >= self.epochs]
+        if beyond:
+            raise ValueError(f"milestone {beyond[0]:g} lies beyond the last epoch, {self.epochs}")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones must rise, not {list(self.milestones)}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs, {self.epochs}")
+        if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
+            raise ValueError("nesterov needs optimizer 'sgd' and a momentum above 0")
+        if self.method == "none" and (self.method_options or self.exclude):
+            unused = (
+                f"method_options {sorted(self.method_options)}" if self.method_options else f"exclude {self.exclude}"
+            )
+            raise ValueError(f"{unused} are not used without a method")
+        if self.method in GOAL_METHODS and self.sparsity is None:
+            raise ValueError(f"method '{self.method}' needs a sparsity, its goal")
+        if self.method not in GOAL_METHODS and self.sparsity is not None:
+            why = (
+                "a prune phase prunes"
+                if self.method == "none"
+                else "its sparsity follows from its options; search for one"
+            )
+            raise ValueError(
+                f"sparsity is not used by method '{self.method}': {why}; methods with a goal: {', '.join(GOAL_METHODS)}"
+            )
+        if self.schedule == "cyclic" and self.method != "gmp":
+            raise ValueError(
+                f"schedule 'cyclic' restarts at the pruning events of method 'gmp', not of '{self.method}'"
+            )
+        return self
+
+
+class Prune(Settings):
+    """Removes weights until `sparsity` of all prunable weights are gone: an absolute goal, not a share of what is left.
+
+    Prunable are the weights of all convolutions and linear layers, first and last included; biases, normalization and
+    embeddings are not. `exclude` holds name patterns of parameters that stay dense; they do not count in the sparsity.
+    `rounds` (re-scored each round), `scoring_mode` and `samples_per_class` None mean the criterion's own: one round but
+    100 for synflow, eval mode, 10 examples of each class; a criterion that does not use one refuses it.
+    `min_per_layer` weights stay in every layer; `layer_rates` {name or pattern: density} belongs to allocation "rates".
+    `at_epoch` or `at_step` prunes the state that the training kept at that point (0 is the initialization) in place of its
+    last. `recalibrate` "one-pass" sends the training images through the pruned network once, to renew the running
+    statistics of its normalization (Zimmer et al. 2023, their code); "none" leaves them (Renda et al. 2020).
+    """
+
+    phase: Literal["prune"] = "prune"
+    sparsity: Sparsity
+    criterion: Criterion = "magnitude"
+    allocation: Allocation = "global"
+    structure: Structure = "weights"
+    exclude: tuple[str, ...] = ()
+    rounds: Annotated[int, Field(ge=1)] | None = None
+    scoring_mode: ScoringMode | None = None
+    samples_per_class: Annotated[int, Field(ge=1)] | None = None
+    ablation: Ablation | None = None
+    min_per_layer: Annotated[int, Field(ge=0)] = 0
+    layer_rates: dict[str, Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]] = {}
+    at_epoch: Annotated[int, Field(ge=0)] | None = None
+    at_step: Annotated[int, Field(ge=0)] | None = None
+    recalibrate: Literal["none", "one-pass"] = "none"
+
+    @model_validator(mode="after")
+    def _used(self) -> Prune:
+        if self.at_epoch is not None and self.at_step is not None:
+            raise ValueError("give at_epoch or at_step, not both")
+        if bool(self.layer_rates) != (self.allocation == "rates"):
+            raise ValueError(f"allocation 'rates' and layer_rates go together; the allocation is '{self.allocation}'")
+        for name in sorted({name for used in CRITERION_OPTIONS.values() for name in used}):
+            if getattr(self, name) is not None and name not in CRITERION_OPTIONS[self.criterion]:
+                users = ", ".join(c for c, used in CRITERION_OPTIONS.items() if name in used)
+                raise ValueError(f"{name} is not used by criterion '{self.criterion}', only by {users}")
+        return self
+
+
+class Retrain(Settings):
+    """Trains a pruned network further, its masks held fixed.
+
+    `epochs` None means the length of the original training. `technique` chooses the weights to start from and the
+    learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
+    to the schedules in TUNED_SCHEDULES. `optimizer_state` "keep" takes over the momenta that belong to the weights to start
+    from (Renda et al. 2020), "reset" starts from none. `rewind_step` k, of technique weight-rewind, is lottery-ticket rewinding:
+    the weights of step k, trained from step k of the original schedule to its end (Frankle et al. 2021).
+    """
+
+    phase: Literal["retrain"] = "retrain"
+    technique: Technique = "lr-rewind"
+    schedule: RetrainSchedule | None = None
+    schedule_lr: Positive | None = None
+    schedule_warmup: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    rewind_step: Annotated[int, Field(ge=0)] | None = None
+    optimizer_state: Literal["keep", "reset"] = "keep"
+
+    @model_validator(mode="after")
+    def _rewound(self) -> Retrain:
+        if self.rewind_step is None:
+            return self
+        if self.technique != "weight-rewind":
+            raise ValueError(f"rewind_step is not used by technique '{self.technique}', only by weight-rewind")
+        if self.epochs is not None or self.schedule is not None:
+            raise ValueError(
+                "with rewind_step the original schedule runs from that step to its end: leave out epochs and schedule"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tuned(self) -> Retrain:
+        if self.schedule in TUNED_SCHEDULES:
+            if self.schedule_lr is None:
+                raise ValueError(f"schedule '{self.schedule}' needs schedule_lr, its initial rate")
+        elif self.schedule_lr is not None or self.schedule_warmup is not None:
+            name = "schedule_lr" if self.schedule_lr is not None else "schedule_warmup"
+            given = f"schedule '{self.schedule}'" if self.schedule else f"technique '{self.technique}'"
+            raise ValueError(f"{name} is not used by {given}, only by the schedules {', '.join(TUNED_SCHEDULES)}")
+        return self
+
+
+Phase = Annotated[Train | Prune | Retrain, Field(discriminator="phase")]
+
+
+PHASES: dict[str, type[Train] | type[Prune] | type[Retrain]] = {"train": Train, "prune": Prune, "retrain": Retrain}
+
+
+def canonical(phase: Train | Prune | Retrain) -> str:
+    """Returns the non-default settings as JSON with sorted keys and no spaces: equal text means equal settings."""
+    settings = phase.model_dump(mode="json", exclude_defaults=True)
+    settings["phase"] = phase.phase
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+
+
+def digest(phase: Train | Prune | Retrain, parent: str = "") -> str:
+    """Returns the run's SHA-256 (64 hex digits) over its parent's digest, the schema number and its settings.
+
+    A setting that keeps its default does not enter, so that a new setting with a default renames nothing.
+    """
+    text = "\n".join([parent, str(SCHEMA), canonical(phase)])
+    return hashlib.sha256(text.encode()).hexdigest()
