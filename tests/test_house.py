@@ -33,8 +33,6 @@ FLOORS = (
 )
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 
-LONG = {}
-
 
 def module(path: Path) -> str:
     """Returns `pruning.engine.session` for its file, `pruning.ops.__init__` for a folder's own, `pruning.cli.train`."""
@@ -177,6 +175,4 @@ def test_names_in_plans_are_those_of_the_registries() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_are_short(path: Path) -> None:
     lines = len(path.read_text().splitlines())
-    name = str(path.relative_to(ROOT))
-    limit = LONG.get(name, 300)
-    assert lines <= limit, f"{name} has {lines} lines; past 250, look hard for the second concept in it"
+    assert lines <= 300, f"{path.name} has {lines} lines; past 250, look hard for the second concept in it"
