@@ -5,7 +5,7 @@ TORCH ?= torch>=2.11
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint clean
 
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,3 +26,5 @@ lint: $(VENV)/.installed
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)
+
+include benchmarks/native.mk

@@ -36,11 +36,11 @@ gpu-check: $(VENV)/.installed
 	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 PRUNE_GPU_CASES=60 compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all \
 	        $(BIN)/python -m pytest -q -p no:cacheprovider -m gpu tests/test_ops_gpu.py -k "random or ties or bracket" || exit 1; \
 	done
-	$(BIN)/python -m benchmarks.topk_masks --device cuda
-	$(BIN)/python -m benchmarks.masked_sgd --device cuda
-	$(BIN)/python -m benchmarks.nnz --device cuda
+	$(BIN)/python benchmarks/topk_masks.py --device cuda
+	$(BIN)/python benchmarks/masked_sgd.py --device cuda
+	$(BIN)/python benchmarks/nnz.py --device cuda
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.topk_masks
-	$(BIN)/python -m benchmarks.masked_sgd
-	$(BIN)/python -m benchmarks.nnz
+	$(BIN)/python benchmarks/topk_masks.py
+	$(BIN)/python benchmarks/masked_sgd.py
+	$(BIN)/python benchmarks/nnz.py

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kChunk = 1 << 14;
 constexpr int64_t kPiece = 512;        // elements converted or gathered at a time
-constexpr int64_t kSparse = 20;        // one survivor among so many, or fewer: only their cache lines are touched
+constexpr int64_t kSparse = 32;        // one survivor among so many, or fewer: only their cache lines are touched
 
 template <class T>
 struct Rule {
@@ -203,20 +203,29 @@ void put_float(char* data, int64_t i, ScalarType type, float value) {  // rounds
 }
 
 template <class T>
-T get(const View& x, int64_t i) {
-  if constexpr (sizeof(T) == 8) {
-    return reinterpret_cast<const double*>(x.data)[x.offset(i)];
-  } else {
-    return as_float(float_bits(x.data, x.offset(i), x.type));
-  }
+T get(const View& x, int64_t offset) {
+  if constexpr (sizeof(T) == 8)
+    return reinterpret_cast<const double*>(x.data)[offset];
+  else
+    return as_float(float_bits(x.data, offset, x.type));
 }
 
 template <class T>
-void put(const View& x, int64_t i, T value) {
+void put(const View& x, int64_t offset, T value) {
   if constexpr (sizeof(T) == 8)
-    reinterpret_cast<double*>(x.data)[x.offset(i)] = value;
+    reinterpret_cast<double*>(x.data)[offset] = value;
   else
-    put_float(x.data, x.offset(i), x.type, value);
+    put_float(x.data, offset, x.type, value);
+}
+
+template <class T>
+void gather(const View& x, int64_t begin, int64_t n, T* to) {
+  walk(x, begin, n, [&](int64_t j, int64_t offset) { to[j] = get<T>(x, offset); });
+}
+
+template <class T>
+void scatter(const View& x, int64_t begin, int64_t n, const T* from) {
+  walk(x, begin, n, [&](int64_t j, int64_t offset) { put<T>(x, offset, from[j]); });
 }
 
 struct Target {
@@ -242,18 +251,14 @@ void update(const Target& t, int64_t begin, int64_t n, const Rule<T>& r) {
   char kept[kPiece];
   for (int64_t i = begin; i < begin + n; i += kPiece) {
     const int64_t some = std::min(kPiece, begin + n - i);
-    for (int64_t j = 0; j < some; ++j) {
-      w[j] = get<T>(source, i + j);
-      g[j] = get<T>(t.g, i + j);
-      if (t.m.data != nullptr) m[j] = get<T>(t.m, i + j);
-      if (!bits) kept[j] = t.mask.data[t.mask.offset(i + j)];
-    }
+    gather(source, i, some, w);
+    gather(t.g, i, some, g);
+    if (t.m.data != nullptr) gather(t.m, i, some, m);
+    if (!bits) walk(t.mask, i, some, [&](int64_t j, int64_t offset) { kept[j] = t.mask.data[offset]; });
     step(w, g, t.m.data == nullptr ? nullptr : m, bits ? kept_from(i) : Kept{kept, nullptr}, some, r);
-    for (int64_t j = 0; j < some; ++j) {
-      put<T>(t.w, i + j, w[j]);
-      if (t.master.data != nullptr) put<T>(t.master, i + j, w[j]);
-      if (t.m.data != nullptr) put<T>(t.m, i + j, m[j]);
-    }
+    scatter(t.w, i, some, w);
+    if (t.master.data != nullptr) scatter(t.master, i, some, w);
+    if (t.m.data != nullptr) scatter(t.m, i, some, m);
   }
 }
 
@@ -284,7 +289,7 @@ void masked_sgd_cpu(const std::vector<Tensor>& params, const std::vector<Tensor>
   int64_t elements = 0;
   const View none{};
   for (size_t t = 0; t < n; ++t) {
-    const Target x{view(params[t]), view(grads[t]), view(masks[t]), momentum == 0 ? none : view(momenta[t]),
+    Target x{view(params[t]), view(grads[t]), view(masks[t]), momentum == 0 ? none : view(momenta[t]),
                    masters.empty() ? none : view(masters[t])};
     const ScalarType wide = x.w.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
     STD_TORCH_CHECK(is_float(x.w.type) && x.g.type == x.w.type && same_shape(x.g, x.w), "masked_sgd_: grads[", t, "] does not fit");
@@ -298,6 +303,9 @@ void masked_sgd_cpu(const std::vector<Tensor>& params, const std::vector<Tensor>
     STD_TORCH_CHECK(params[t].is_cpu() && grads[t].is_cpu() && masks[t].is_cpu() && (momentum == 0 || momenta[t].is_cpu()) &&
                         (masters.empty() || masters[t].is_cpu()),
                     "masked_sgd_: several devices");
+    const auto alike = [&](const View& v) { return v.data == nullptr || same_layout(v, x.w); };
+    if (!x.w.flat && x.mask.type == ScalarType::Bool && gapless(x.w) && alike(x.g) && alike(x.mask) && alike(x.m) && alike(x.master))
+      x.w.flat = x.g.flat = x.mask.flat = x.m.flat = x.master.flat = true;  // channels-last: any common order will do
     targets.push_back(x);
     for (int64_t i = 0; i < x.w.numel; i += kChunk) units.push_back({t, i, std::min(kChunk, x.w.numel - i)});
     elements += x.w.numel;

@@ -141,25 +141,6 @@ void launch(const std::vector<Row>& rows, const Rule<T>& rule, cudaStream_t stre
   });
 }
 
-bool gapless(const View& x) {  // its elements fill their memory without gaps or overlap, in whatever order
-  std::vector<std::pair<int64_t, int64_t>> order;
-  for (int64_t d = 0; d < x.dim; ++d)
-    if (x.sizes[d] != 1) order.push_back({x.strides[d], x.sizes[d]});
-  std::sort(order.begin(), order.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : order) {
-    if (stride != expected) return false;
-    expected *= size;
-  }
-  return true;
-}
-
-bool same_layout(const View& a, const View& b) {
-  for (int64_t d = 0; d < a.dim; ++d)
-    if (a.sizes[d] != 1 && a.strides[d] != b.strides[d]) return false;
-  return true;
-}
-
 }  // namespace
 
 void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, const std::vector<Tensor>& momenta,

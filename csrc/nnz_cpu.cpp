@@ -85,13 +85,14 @@ Tensor nnz_cpu(const std::vector<Tensor>& tensors) {
   struct Unit {
     int64_t tensor, begin, end;
   };
-  const std::vector<View> all = views(tensors);
+  std::vector<View> all = views(tensors);
   std::vector<Unit> units;
   int64_t bytes = 0;
   for (size_t t = 0; t < all.size(); ++t) {
     STD_TORCH_CHECK(is_float(all[t].type) || all[t].type == ScalarType::Bool || all[t].type == ScalarType::Byte,
                     "nnz: tensors[", t, "] has a dtype that cannot be counted");
     STD_TORCH_CHECK(tensors[t].is_cpu(), "nnz: several devices");
+    all[t].flat = all[t].flat || gapless(all[t]);  // a count needs no order
     const int64_t chunk = kChunkBytes / size_of(all[t].type);
     bytes += all[t].numel * size_of(all[t].type);
     for (int64_t i = 0; i < all[t].numel; i += chunk)
@@ -105,7 +106,7 @@ Tensor nnz_cpu(const std::vector<Tensor>& tensors) {
     if (x.flat) {
       partial[u] = kCount(x.data + begin * size, end - begin, x.type);
     } else {
-      for (int64_t i = begin; i < end; ++i) partial[u] += count_scalar(x.data + x.offset(i) * size, 1, x.type);
+      walk(x, begin, end - begin, [&](int64_t, int64_t offset) { partial[u] += count_scalar(x.data + offset * size, 1, x.type); });
     }
   });
   Tensor counts = torch::stable::empty({static_cast<int64_t>(tensors.size())}, ScalarType::Long);

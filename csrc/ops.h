@@ -34,8 +34,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <string>
+#include <utility>
 #include <vector>
 
 namespace prune {
@@ -74,6 +75,48 @@ inline std::vector<View> views(const std::vector<Tensor>& tensors) {
   result.reserve(tensors.size());
   for (const Tensor& t : tensors) result.push_back(view(t));
   return result;
+}
+
+// Calls body(j, offset in elements) for the entries begin + j, 0 <= j < n, of the row-major order.
+template <class Body>
+void walk(const View& x, int64_t begin, int64_t n, const Body& body) {
+  if (x.flat) {
+    for (int64_t j = 0; j < n; ++j) body(j, begin + j);
+    return;
+  }
+  std::vector<int64_t> at(x.dim);
+  int64_t offset = x.offset(begin);
+  for (int64_t d = x.dim - 1, index = begin; d >= 0; index /= x.sizes[d--]) at[d] = index % x.sizes[d];
+  for (int64_t j = 0; j < n; ++j) {
+    body(j, offset);
+    for (int64_t d = x.dim - 1; d >= 0; --d) {
+      offset += x.strides[d];
+      if (++at[d] < x.sizes[d]) break;
+      offset -= x.sizes[d] * x.strides[d];
+      at[d] = 0;
+    }
+  }
+}
+
+// Whether the elements fill their memory without gaps or overlap, in whatever order.
+inline bool gapless(const View& x) {
+  std::vector<std::pair<int64_t, int64_t>> order;
+  for (int64_t d = 0; d < x.dim; ++d)
+    if (x.sizes[d] != 1) order.push_back({x.strides[d], x.sizes[d]});
+  std::sort(order.begin(), order.end());
+  int64_t expected = 1;
+  for (const auto& [stride, size] : order) {
+    if (stride != expected) return false;
+    expected *= size;
+  }
+  return true;
+}
+
+// Whether two tensors of one shape hold equal indices at equal offsets.
+inline bool same_layout(const View& a, const View& b) {
+  for (int64_t d = 0; d < a.dim; ++d)
+    if (a.sizes[d] != 1 && a.strides[d] != b.strides[d]) return false;
+  return true;
 }
 
 inline bool is_float(ScalarType t) {

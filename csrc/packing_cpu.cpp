@@ -27,14 +27,14 @@ Tensor pack_cpu(const Tensor& mask) {
   uint8_t* out = static_cast<uint8_t*>(bits.data_ptr());
   share((m.numel + kChunk - 1) / kChunk, threads_for(m.numel, kChunk), [&](int64_t unit, int64_t) {
     const int64_t begin = unit * kChunk, end = std::min(begin + kChunk, m.numel);
-    for (int64_t i = begin; i < end; i += 8) {
-      char bytes[8] = {};
-      const int64_t n = std::min<int64_t>(8, end - i);
-      if (m.flat)
-        std::memcpy(bytes, m.data + i, n);
-      else
-        for (int64_t j = 0; j < n; ++j) bytes[j] = m.data[m.offset(i + j)];
-      out[i / 8] = pack8(bytes);
+    char bytes[8] = {};
+    walk(m, begin, end - begin, [&](int64_t j, int64_t offset) {
+      bytes[j % 8] = m.data[offset];
+      if (j % 8 == 7) out[(begin + j) / 8] = pack8(bytes);
+    });
+    if (end % 8 != 0) {
+      std::fill(bytes + end % 8, bytes + 8, 0);
+      out[end / 8] = pack8(bytes);
     }
   });
   return bits;

@@ -28,36 +28,46 @@ constexpr int64_t kChunk = 1 << 16;
 
 using Classify32 = bool (*)(const Piece<int32_t>&, Bracket<int32_t>, Candidate<int32_t>*, int64_t, Tally&);
 
+template <bool kEnds>
 bool classify_scalar32(const Piece<int32_t>& p, Bracket<int32_t> b, Candidate<int32_t>* list, int64_t room, Tally& t) {
-  return classify_plain(p, b, list, room, t);
+  return classify_plain<kEnds>(p, b, list, room, t);
 }
 
 #if PRUNE_X86
-template <bool kMagnitude>
+template <bool kMagnitude, bool kEnds, bool kAlive>
 Classify32 vector_kernel(ScalarType type) {
   const bool wide = isa() == Isa::avx512;
   switch (type) {
     case ScalarType::Float:
-      return wide ? classify512<ScalarType::Float, kMagnitude> : classify256<ScalarType::Float, kMagnitude>;
+      return wide ? classify512<ScalarType::Float, kMagnitude, kEnds, kAlive> : classify256<ScalarType::Float, kMagnitude, kEnds, kAlive>;
     case ScalarType::BFloat16:
-      return wide ? classify512<ScalarType::BFloat16, kMagnitude> : classify256<ScalarType::BFloat16, kMagnitude>;
+      return wide ? classify512<ScalarType::BFloat16, kMagnitude, kEnds, kAlive>
+                  : classify256<ScalarType::BFloat16, kMagnitude, kEnds, kAlive>;
     case ScalarType::Half:
-      return wide ? classify512<ScalarType::Half, kMagnitude> : classify256<ScalarType::Half, kMagnitude>;
+      return wide ? classify512<ScalarType::Half, kMagnitude, kEnds, kAlive> : classify256<ScalarType::Half, kMagnitude, kEnds, kAlive>;
     default:
-      return wide ? classify512<ScalarType::Undefined, kMagnitude> : classify256<ScalarType::Undefined, kMagnitude>;
+      return wide ? classify512<ScalarType::Undefined, true, kEnds, kAlive> : classify256<ScalarType::Undefined, true, kEnds, kAlive>;
   }
 }
+
+template <bool kEnds>
+Classify32 vector_kernel(const Piece<int32_t>& p) {
+  if (p.alive != nullptr) return p.magnitude ? vector_kernel<true, kEnds, true>(p.type) : vector_kernel<false, kEnds, true>(p.type);
+  return p.magnitude ? vector_kernel<true, kEnds, false>(p.type) : vector_kernel<false, kEnds, false>(p.type);
+}
 #endif
 
+template <bool kEnds>
 bool classify(const Piece<int32_t>& p, Bracket<int32_t> b, Candidate<int32_t>* list, int64_t room, Tally& t) {
 #if PRUNE_X86
-  if (isa() != Isa::scalar) return (p.magnitude ? vector_kernel<true> : vector_kernel<false>)(p.type)(p, b, list, room, t);
+  if (isa() != Isa::scalar) return vector_kernel<kEnds>(p)(p, b, list, room, t);
 #endif
-  return classify_scalar32(p, b, list, room, t);
+  return classify_scalar32<kEnds>(p, b, list, room, t);
 }
 
+template <bool kEnds>
 bool classify(const Piece<int64_t>& p, Bracket<int64_t> b, Candidate<int64_t>* list, int64_t room, Tally& t) {
-  return classify_plain(p, b, list, room, t);
+  return classify_plain<kEnds>(p, b, list, room, t);
 }
 
 int64_t size_of(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
@@ -129,13 +139,9 @@ class Selection {  // one ranking over a group of tensors
       const Rank at_least = keep_ == 0 ? std::numeric_limits<Rank>::max() - 1 : kNan<Rank>;
       each([&](int64_t c) { rewrite(c, at_least, keep_ == 0 ? 0 : chunks_[c].n); });
     } else if (!bracketed()) {
-      const Rank threshold = radix();
-      each([&](int64_t c) { counts_[c] = tally(c, threshold); });
-      int64_t above = 0;
-      for (const Tally& t : counts_) above += t.above;
-      keep_first_at_hi(threshold, keep_ - above);
+      hold(radix());
     }
-    for (size_t c = 0; c < chunks_.size(); ++c) kept_[chunks_[c].tensor] += counts_[c].above;
+    for (size_t c = 0; c < chunks_.size(); ++c) kept_[chunks_[c].tensor] += counts_[c].from_hi;
   }
 
  private:
@@ -158,14 +164,13 @@ class Selection {  // one ranking over a group of tensors
     std::vector<char> masks(ranks.size());
     for (int64_t i = 0; i < k.n; i += kPiece) {
       const int64_t n = std::min(kPiece, k.n - i);
-      for (int64_t j = 0; j < n; ++j) {
-        ranks[j] = rank_of<Rank>(x.data, x.offset(k.begin + i + j), x.type, magnitude_);
-        if (a != nullptr && a->data[a->offset(k.begin + i + j)] == 0) ranks[j] = kDead<Rank>;
-      }
+      walk(x, k.begin + i, n, [&](int64_t j, int64_t offset) { ranks[j] = rank_of<Rank>(x.data, offset, x.type, magnitude_); });
+      if (a != nullptr)
+        walk(*a, k.begin + i, n, [&](int64_t j, int64_t offset) { ranks[j] = a->data[offset] == 0 ? kDead<Rank> : ranks[j]; });
       if (!body(Piece<Rank>{reinterpret_cast<char*>(ranks.data()), nullptr, masks.data(), n, static_cast<uint32_t>(i),
                             ScalarType::Undefined, magnitude_}))
         return false;
-      for (int64_t j = 0; j < n; ++j) m.data[m.offset(k.begin + i + j)] = masks[j];
+      walk(m, k.begin + i, n, [&](int64_t j, int64_t offset) { m.data[offset] = masks[j]; });
     }
     return true;
   }
@@ -175,53 +180,43 @@ class Selection {  // one ranking over a group of tensors
     each([&](int64_t c) {
       const Chunk& k = chunks_[c];
       const View& a = alive_[k.tensor];
-      for (int64_t i = k.begin; i < k.begin + k.n; ++i) living[c] += a.data[a.offset(i)] != 0;
+      walk(a, k.begin, k.n, [&](int64_t, int64_t offset) { living[c] += a.data[offset] != 0; });
     });
     int64_t sum = 0;
     for (int64_t n : living) sum += n;
     return sum;
   }
 
-  // Writes rank > threshold, and the first `quota` of those equal to it; counts_[c].above becomes what the mask keeps.
+  // Writes rank > threshold, and the first `quota` of those equal to it.
   void rewrite(int64_t c, Rank threshold, int64_t quota) {
     int64_t left = quota, kept = 0;
     pieces(c, [&](const Piece<Rank>& p) {
       const Rank at_least = left == 0 ? threshold + 1 : threshold;
       Tally t;
-      classify(p, {static_cast<Rank>(at_least - 1), at_least}, nullptr, 0, t);
-      kept += t.above;
-      if (left == 0 || left >= t.at_hi) {
-        left -= left == 0 ? 0 : t.at_hi;
-        kept += t.at_hi;
-      } else {
-        for (int64_t i = 0; i < p.n; ++i) {
-          if (p.mask[i] == 0 || rank(p, i) != threshold) continue;
-          if (left > 0) {
-            --left;
-            ++kept;
-          } else {
-            p.mask[i] = 0;
-          }
-        }
+      classify<true>(p, {static_cast<Rank>(at_least - 1), at_least}, nullptr, 0, t);
+      kept += t.from_hi;
+      if (left >= t.at_hi) {
+        left -= t.at_hi;
+      } else if (left > 0) {
+        kept -= t.at_hi - left;
+        for (int64_t i = 0; i < p.n; ++i)
+          if (p.mask[i] != 0 && rank_in(p, i) == threshold && left-- <= 0) p.mask[i] = 0;
+        left = 0;
       }
       return true;
     });
-    counts_[c].above = kept;
+    counts_[c].from_hi = kept;
   }
 
-  static Rank rank(const Piece<Rank>& p, int64_t i) {
-    Rank r;
-    if (p.type == ScalarType::Undefined)
-      std::memcpy(&r, p.x + i * sizeof(Rank), sizeof(Rank));
-    else
-      r = rank_of<Rank>(p.x, i, p.type, p.magnitude);
-    return p.alive != nullptr && p.alive[i] == 0 ? kDead<Rank> : r;
-  }
-
-  Tally tally(int64_t c, Rank at) {
-    Tally t;
-    pieces(c, [&](const Piece<Rank>& p) { return classify(p, {static_cast<Rank>(at - 1), at}, nullptr, 0, t); });
-    return t;
+  // Keeps what ranks above the threshold, and the first of its ties up to `keep_`. False where it is not the threshold.
+  bool hold(Rank threshold) {
+    each([&](int64_t c) {
+      counts_[c] = Tally();
+      pieces(c, [&](const Piece<Rank>& p) {
+        return classify<true>(p, {static_cast<Rank>(threshold - 1), threshold}, nullptr, 0, counts_[c]);
+      });
+    });
+    return keep_first_at_hi(threshold);
   }
 
   // Shares `quota` among the chunks in order, at most at(tally) to each, and has every chunk decided.
@@ -235,13 +230,18 @@ class Selection {  // one ranking over a group of tensors
     each([&](int64_t c) { decide(c, quotas[c]); });
   }
 
-  void keep_first_at_hi(Rank hi, int64_t quota) {  // the masks hold all that rank at or above hi
+  bool keep_first_at_hi(Rank hi) {  // the masks hold all that rank at or above hi
+    int64_t from_hi = 0, at_hi = 0;
+    for (const Tally& t : counts_) {
+      from_hi += t.from_hi;
+      at_hi += t.at_hi;
+    }
+    const int64_t quota = keep_ - (from_hi - at_hi);
+    if (quota <= 0 || quota > at_hi) return false;
     settle(quota, [](const Tally& t) { return t.at_hi; }, [&](int64_t c, int64_t mine) {
-      if (mine == counts_[c].at_hi)
-        counts_[c].above += mine;
-      else
-        rewrite(c, hi, mine);
+      if (mine != counts_[c].at_hi) rewrite(c, hi, mine);
     });
+    return true;
   }
 
   struct Bins {  // histogram of listed ranks over the bracket
@@ -254,7 +254,8 @@ class Selection {  // one ranking over a group of tensors
   };
 
   bool bracketed() {
-    const Bracket<Rank> b = bracket();
+    bool ends = false;
+    const Bracket<Rank> b = bracket(ends);
     const Bins bins(b);
     const int64_t most = (8 << 20) / 3 * 2 / static_cast<int64_t>(sizeof(Candidate<Rank>)) + total_ / 400;
     blocks_.resize(std::max<int64_t>(threads_, most / kBlock));
@@ -270,7 +271,10 @@ class Selection {  // one ranking over a group of tensors
         if (arena.block >= 0) {
           Candidate<Rank>* entries = blocks_[arena.block].get() + arena.used;
           Tally t;
-          if (pieces(c, [&](const Piece<Rank>& p) { return classify(p, b, entries, room - arena.used, t); })) {
+          const bool fits = pieces(c, [&](const Piece<Rank>& p) {
+            return (ends ? classify<true>(p, b, entries, room - arena.used, t) : classify<false>(p, b, entries, room - arena.used, t));
+          });
+          if (fits) {
             lists_[c] = {arena.block, arena.used, t.inside};
             arena.used += t.inside;
             counts_[c] = t;
@@ -290,17 +294,12 @@ class Selection {  // one ranking over a group of tensors
     if (full) return false;
     Tally all;
     for (const Tally& t : counts_) {
-      all.above += t.above;
-      all.at_hi += t.at_hi;
+      all.from_hi += t.from_hi;
       all.inside += t.inside;
       all.at_lo += t.at_lo;
     }
-    if (keep_ <= all.above) return false;
-    if (keep_ <= all.above + all.at_hi) {
-      keep_first_at_hi(b.hi, keep_ - all.above);
-      return true;
-    }
-    const int64_t rest = keep_ - all.above - all.at_hi;
+    const int64_t rest = keep_ - all.from_hi;
+    if (rest <= 0) return ends && keep_first_at_hi(b.hi);
     if (rest <= all.inside) {
       for (int64_t t = 1; t < threads_; ++t)
         for (int i = 0; i < kBins; ++i) listed[0][i] += listed[t][i];
@@ -323,7 +322,7 @@ class Selection {  // one ranking over a group of tensors
   void fix(int64_t c, Rank threshold, int64_t quota) {
     const Chunk& k = chunks_[c];
     const View& m = out_[k.tensor];
-    int64_t kept = counts_[c].above + counts_[c].at_hi;
+    int64_t kept = counts_[c].from_hi;
     const Candidate<Rank>* entries = lists_[c].n == 0 ? nullptr : list(c);
     for (int64_t i = 0; i < lists_[c].n; ++i) {
       if (m.flat && i + 16 < lists_[c].n) __builtin_prefetch(m.data + k.begin + entries[i + 16].index, 1);
@@ -331,7 +330,7 @@ class Selection {  // one ranking over a group of tensors
       kept += keep;
       m.data[m.offset(k.begin + entries[i].index)] = keep;
     }
-    counts_[c].above = kept;
+    counts_[c].from_hi = kept;
   }
 
   void among_listed(const Bins& bins, const std::vector<int64_t>& listed, int64_t keep) {
@@ -366,7 +365,8 @@ class Selection {  // one ranking over a group of tensors
   // Runs of 16 neighbours, one at a fixed pseudo-random place in each of equal strata, tell where the threshold lies and,
   // by how much each differs from the run before it, how sure that is: neighbouring weights are alike, so the spread must
   // be that of runs; layers differ, but strata keep to their layers, so only the spread between neighbouring strata counts.
-  Bracket<Rank> bracket() const {
+  // `ends` tells whether ties with an end of the bracket are many enough to be worth counting.
+  Bracket<Rank> bracket(bool& ends) const {
     const Bracket<Rank> everything{kDead<Rank>, std::numeric_limits<Rank>::max()};
     if (total_ <= kWholly) return everything;
     const int64_t runs = static_cast<int64_t>(std::pow(1.5 * static_cast<double>(total_), 2.0 / 3.0)) / kRun + 1;
@@ -395,22 +395,24 @@ class Selection {  // one ranking over a group of tensors
     const double share_kept = static_cast<double>(keep_) / static_cast<double>(living_);
     const int64_t middle = std::clamp<int64_t>(static_cast<int64_t>(share_kept * static_cast<double>(n)), 1, n);
     const Rank guess = order.largest(middle);
+    std::vector<int32_t> above(runs), equal(runs), living(runs);
     int64_t over = 0, at = 0;
-    for (Rank r : sample) {
-      over += r > guess;
-      at += r == guess;
+    for (int64_t s = 0; s < runs; ++s) {
+      int32_t a = 0, e = 0, l = 0;
+      for (int64_t j = 0; j < kRun; ++j) {
+        const Rank r = sample[s * kRun + j];
+        a += r > guess;
+        e += r == guess;
+        l += r != kDead<Rank>;
+      }
+      over += above[s] = a;
+      at += equal[s] = e;
+      living[s] = l;
     }
     const double tied = static_cast<double>(middle - over) / static_cast<double>(at);  // the share of ties to count
     double variance = 0, before = 0;
     for (int64_t s = 0; s < runs; ++s) {
-      int64_t above = 0, equal = 0, living = 0;
-      for (int64_t j = 0; j < kRun; ++j) {
-        const Rank r = sample[s * kRun + j];
-        above += r > guess;
-        equal += r == guess;
-        living += r != kDead<Rank>;
-      }
-      const double excess = static_cast<double>(above) + tied * static_cast<double>(equal) - share_kept * static_cast<double>(living);
+      const double excess = above[s] + tied * equal[s] - share_kept * living[s];
       if (s > 0) variance += (excess - before) * (excess - before) / 2;
       before = excess;
     }
@@ -419,6 +421,9 @@ class Selection {  // one ranking over a group of tensors
     if (middle + width <= n) b.lo = order.largest(middle + width);
     if (middle - width >= 1) b.hi = order.largest(middle - width);
     if (b.lo == b.hi) b.lo = b.hi - 1;  // one value holds the whole bracket: its ties are counted, nothing is listed
+    int64_t at_ends = 0;
+    for (Rank r : sample) at_ends += r == b.lo || r == b.hi;
+    ends = at_ends > 8;
     return b;
   }
 
@@ -427,7 +432,10 @@ class Selection {  // one ranking over a group of tensors
     const View& x = x_[k.tensor];
     const int64_t i = k.begin + at - starts_[chunk];
     if (x.flat && alive_.empty() && i + kRun <= k.begin + k.n) {
-      for (int64_t j = 0; j < kRun; ++j) run[j] = rank_of<Rank>(x.data, i + j, x.type, magnitude_);
+      if (x.type == ScalarType::Float)  // by itself, so that the loop is vectorized
+        for (int64_t j = 0; j < kRun; ++j) run[j] = rank_of<Rank>(x.data, i + j, ScalarType::Float, magnitude_);
+      else
+        for (int64_t j = 0; j < kRun; ++j) run[j] = rank_of<Rank>(x.data, i + j, x.type, magnitude_);
       return;
     }
     for (int64_t j = 0; j < kRun && at + j < total_; ++j) {
@@ -472,7 +480,7 @@ class Selection {  // one ranking over a group of tensors
   const int64_t threads_;
   std::vector<Chunk> chunks_;
   std::vector<int64_t> starts_;  // of the chunks in the group's flat order
-  std::vector<Tally> counts_;    // `above` ends as what the chunk's mask keeps
+  std::vector<Tally> counts_;    // from_hi ends as what the chunk's mask keeps
   std::vector<List> lists_;
   std::vector<std::unique_ptr<Candidate<Rank>[]>> blocks_;
   int64_t total_ = 0, living_ = 0;

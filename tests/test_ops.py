@@ -73,6 +73,19 @@ def test_masked_sgd_equals_the_reference_beyond_one_chunk() -> None:
 
 
 @native
+def test_channels_last_tensors_are_updated_in_their_own_order() -> None:
+    g = torch.Generator().manual_seed(2)
+    w, grad, momentum = (torch.randn(20, 30, 3, 3, generator=g) for _ in range(3))
+    mask = torch.rand(w.shape, generator=g) < 0.4
+    turned = [t.contiguous(memory_format=torch.channels_last) for t in (w, grad, momentum, mask)]
+    ops.masked_sgd_([turned[0]], [turned[1]], [turned[2]], [turned[3]], lr=0.1, momentum=0.9)
+    ops.masked_sgd_([w], [grad], [momentum], [mask], lr=0.1, momentum=0.9)
+    assert torch.equal(turned[0], w)
+    assert torch.equal(turned[2], momentum)
+    assert torch.equal(ops.nnz(turned), ops.nnz([w, grad, momentum, mask]))
+
+
+@native
 def test_masked_sgd_of_sixteen_bit_parameters_rounds_as_torch_does() -> None:
     every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.float16)
     for dtype in (torch.float16, torch.bfloat16):

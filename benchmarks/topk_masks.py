@@ -1,0 +1,165 @@
+"""Global magnitude masks: the op against what torch and numpy offer, the floor of one read and one written byte, and ties.
+
+    python benchmarks/topk_masks.py [--sizes resnet56,resnet50,vgg16] [--threads 1,2] [--slow] [--device cuda]
+
+Every contender's masks are checked before it is timed: the op's must be exact, the others' must keep as many weights
+where the method promises that.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from layers import NETWORKS, weights
+from timing import Contenders, Probes, arguments, configurations, extra_memory, interleaved, report
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from pruning import ops
+
+KEPT = {0.2: 0.8, 0.9: 0.1, 0.98: 0.02}
+
+
+def masks_over(tensors: list[Tensor], threshold: Tensor | float, out: list[Tensor]) -> list[Tensor]:
+    for t, mask in zip(tensors, out, strict=True):
+        torch.gt(t.abs(), threshold, out=mask)
+    return out
+
+
+def flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.abs().flatten() for t in tensors])
+
+
+def by_kthvalue(tensors: list[Tensor], keep: int, out: list[Tensor]) -> list[Tensor]:
+    values = flat(tensors)
+    return masks_over(tensors, values.kthvalue(values.numel() - keep).values, out)
+
+
+def by_topk(tensors: list[Tensor], keep: int, out: list[Tensor]) -> list[Tensor]:
+    values = flat(tensors)
+    drop = values.numel() - keep
+    threshold = values.topk(drop, largest=False).values.max() if drop < keep else values.topk(keep + 1).values.min()
+    return masks_over(tensors, threshold, out)
+
+
+def by_sort(tensors: list[Tensor], keep: int, out: list[Tensor]) -> list[Tensor]:
+    values = flat(tensors)
+    return masks_over(tensors, values.sort().values[values.numel() - keep - 1], out)
+
+
+def by_partition(tensors: list[Tensor], keep: int, out: list[Tensor]) -> list[Tensor]:
+    values = flat(tensors).numpy()
+    at = values.size - keep - 1
+    values.partition(at)
+    return masks_over(tensors, float(values[at]), out)
+
+
+def by_global_unstructured(tensors: list[Tensor], keep: int) -> list[Tensor]:
+    modules = []
+    for t in tensors:
+        module = nn.Module()
+        module.weight = nn.Parameter(t)
+        modules.append(module)
+    total = sum(t.numel() for t in tensors)
+    prune.global_unstructured([(m, "weight") for m in modules], prune.L1Unstructured, amount=total - keep)
+    return [m.weight_mask.bool() for m in modules]
+
+
+def exact(tensors: list[Tensor], keep: int) -> list[Tensor]:
+    order = flat(tensors).sort(descending=True, stable=True).indices[:keep]
+    mask = torch.zeros(sum(t.numel() for t in tensors), dtype=torch.bool, device=order.device)
+    mask[order] = True
+    return [m.view(t.shape) for m, t in zip(mask.split([t.numel() for t in tensors]), tensors, strict=True)]
+
+
+def contenders(tensors: list[Tensor], keep: int, device: str, slow: bool) -> Contenders:
+    out = [torch.empty_like(t, dtype=torch.bool) for t in tensors]
+    runs: Contenders = {
+        "prune, masks given": lambda: ops.topk_masks(tensors, keep, True, out=out),
+        "prune": lambda: ops.topk_masks(tensors, keep, True),
+        "torch.kthvalue": lambda: by_kthvalue(tensors, keep, out),
+    }
+    if device == "cpu":
+        runs["numpy.partition"] = lambda: by_partition(tensors, keep, out)
+    if slow or device != "cpu":
+        runs["torch.topk"] = lambda: by_topk(tensors, keep, out)
+        runs["torch.sort"] = lambda: by_sort(tensors, keep, out)
+        runs["global_unstructured"] = lambda: by_global_unstructured(tensors, keep)
+    return runs
+
+
+def graphed(run: Callable[[], Any]) -> Callable[[], Any]:
+    """Returns the replay of a CUDA graph of the run."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def main() -> None:
+    options = arguments(__doc__ or "", "resnet56,resnet50")
+    slow = "vgg16" not in options.sizes
+    rows = []
+    for size, threads in configurations(options):
+        torch.set_num_threads(threads)
+        tensors = weights(NETWORKS[size](), options.device)
+        total = sum(t.numel() for t in tensors)
+        for sparsity, density in KEPT.items():
+            keep = round(total * density)
+            runs = contenders(tensors, keep, options.device, slow and sparsity == 0.9)
+            expected = exact(tensors, keep)
+            for name in ("prune, masks given", "prune"):
+                assert all(torch.equal(a, b) for a, b in zip(runs[name](), expected, strict=True)), name
+            for name, run in runs.items():
+                assert abs(sum(int(m.sum()) for m in run()) - keep) <= total // 100_000, name
+            memory = {name: extra_memory(run) for name, run in runs.items()} if options.device == "cpu" else {}
+            out = [torch.empty_like(t, dtype=torch.bool) for t in tensors]
+            if options.device == "cpu":
+                runs["floor: read 4, write 1"] = Probes().loop("read4_write1", tensors, tensors, out, last=0.02)
+            else:
+                runs["prune in a CUDA graph"] = graphed(runs["prune, masks given"])
+                runs["floor: read 4, write 1"] = lambda ts=tensors, out=out: masks_over(ts, 0.02, out)
+            if sparsity == 0.9:
+                runs |= ties(tensors, keep, out)
+            times = interleaved(runs, options.device, options.repeats)
+            rows.append(
+                {
+                    "network": size,
+                    "weights": total,
+                    "sparsity": sparsity,
+                    "threads": threads,
+                    "times": times,
+                    "memory_mb": memory,
+                }
+            )
+    report("topk_masks", rows, options)
+
+
+def ties(tensors: list[Tensor], keep: int, out: list[Tensor]) -> Contenders:
+    """Returns selections among heavy ties: all equal, 80 % zeros with the threshold among them, bfloat16, five levels."""
+    total = sum(t.numel() for t in tensors)
+    equal = [torch.full_like(t, 0.1) for t in tensors]
+    zeros = [t * (torch.rand_like(t) < 0.2) for t in tensors]
+    brain = [t.bfloat16() for t in tensors]
+    levels = [(t.sign() + (torch.rand_like(t) < 0.5)) * 0.1 for t in tensors]
+    given = {
+        "all equal": (equal, keep),
+        "80 % zeros": (zeros, total // 2),
+        "bfloat16": (brain, keep),
+        "five levels": (levels, keep),
+    }
+    return {
+        f"prune, {name}": lambda ts=ts, k=k: ops.topk_masks(ts, k, True, out=out)
+        for name, (ts, k) in copy.copy(given).items()
+    }
+
+
+if __name__ == "__main__":
+    main()
