@@ -42,6 +42,7 @@ def compare_plans(
         str, typer.Option(metavar="LIST", help="Seeds, separated by commas.", rich_help_panel=COMPARISON)
     ] = "0",
     search: options.Search = 0,
+    search_by: options.SearchBy = None,
     finetune_epochs: options.FinetuneEpochs = 0,
     settings: options.Set = None,
     out: options.Out = Path("runs"),
@@ -72,7 +73,15 @@ def compare_plans(
     where: dict[str, Any] = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
     with Screen(quiet=quiet) as screen:
         rows = compare.compare(
-            plans, goals, _seeds(seeds), out, finetune_epochs=finetune_epochs, trials=search, tell=screen.tell, **where
+            plans,
+            goals,
+            _seeds(seeds),
+            out,
+            finetune_epochs=finetune_epochs,
+            trials=search,
+            by=search_by,
+            tell=screen.tell,
+            **where,
         )
     rows = [{k: dataclasses.asdict(v) if isinstance(v, compare.Spread) else v for k, v in row.items()} for row in rows]
     if json:

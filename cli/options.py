@@ -189,6 +189,14 @@ Search = Annotated[
         rich_help_panel=METHODS,
     ),
 ]
+SearchBy = Annotated[
+    str | None,
+    Option(
+        metavar="OPTION",
+        help="The method's option that the search moves." + default("s_init, s_0, alpha"),
+        rich_help_panel=METHODS,
+    ),
+]
 FinetuneEpochs = Annotated[
     int,
     Option(

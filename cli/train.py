@@ -58,14 +58,7 @@ def train(
         ),
     ] = None,
     search: options.Search = 0,
-    search_by: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OPTION",
-            help="The method's option that the search moves." + options.default("s_init, s_0, alpha"),
-            rich_help_panel=options.METHODS,
-        ),
-    ] = None,
+    search_by: options.SearchBy = None,
     finetune_epochs: options.FinetuneEpochs = 0,
     seed: options.Seed = None,
     settings: options.Set = None,

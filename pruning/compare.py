@@ -66,12 +66,14 @@ def is_outcome(plan: Plan) -> bool:
 
 def compare(
     plans: Sequence[Plan], goals: Sequence[float], seeds: Sequence[int], out: Path, *,
-    finetune_epochs: int = 0, trials: int = 0, report: Callable[[search.Trial], None] = lambda trial: None, **options: Any,
+    finetune_epochs: int = 0, trials: int = 0, by: str | None = None,
+    report: Callable[[search.Trial], None] = lambda trial: None, **options: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Returns a row per plan and goal: its name, the goal, and a :class:`Spread` for each of MEASURED over the seeds.
 
     Without goals every plan keeps its own. Where a method's sparsity is an outcome, `trials` trainings at most look for
-    the setting that meets the goal with the first seed; the other seeds take it over. `finetune_epochs` of fine-tuning
+    the setting (`by`, or the method's first of search.DRIVES) that meets the goal with the first seed; the other seeds
+    take it over. `finetune_epochs` of fine-tuning
     follow every training with a method, and the better accuracy of before and after counts, as in the paper (3.3).
     Options are those of :func:`pruning.engine.advance`.
     """
@@ -84,7 +86,7 @@ def compare(
             aimed = plan if goal is None else with_goal(plan, goal)
             if goal is not None and is_outcome(plan):
                 train = override(plan.train, {"seed": seeds[0]})
-                found = search.find(train, goal, trials, out, report=report, **options)
+                found = search.find(train, goal, trials, out, by=by, report=report, **options)
                 method_options = runs.train_settings(found.run).method_options
                 aimed = _replaced(plan, [override(plan.train, {"method_options": method_options}), *plan.phases[1:]])
             tuned = finetune_epochs > 0 and aimed.train.method != "none"

@@ -24,7 +24,10 @@ class Drive:
 
 
 DRIVES: dict[str, dict[str, Drive]] = {
-    "str": {"s_init": Drive(2.0, factor=False, rises=True)},
+    "str": {
+        "s_init": Drive(2.0, factor=False, rises=True),
+        "threshold_decay": Drive(2.0, factor=True, rises=True),  # pulls thresholds that start below 1/2 up to it
+    },
     "cs": {"s_0": Drive(0.05, factor=False, rises=False), "l1": Drive(10.0, factor=True, rises=True)},
     "dst": {"alpha": Drive(10.0, factor=True, rises=True)},
 }
@@ -112,7 +115,8 @@ def find(
             f"'{name}' does not drive the sparsity of method '{train.method}'{suggest(name, drives)}; "
             f"allowed: {', '.join(drives)}"
         )
-    start = float(getattr(methods.options(train), name))
+    own = getattr(methods.options(train), name)
+    start = train.weight_decay if own is None else float(own)  # STR's thresholds decay like weights unless told
     if drives[name].factor and start <= 0:
         raise PlanError(f"the search multiplies '{name}': start it above 0, not at {start:g}")
     done: list[Trial] = []

@@ -1,6 +1,6 @@
 """Kills a plan with SIGKILL at random moments and compares with one never stopped, bit for bit.
 
-    python tests/stress_resume.py [--moments 30] [--seed 0]
+    python tests/stress_resume.py [--moments 30] [--seed 0] [--method dpf]
 
 Not part of the suite, which tries a handful of moments (test_engine.py): thirty take some minutes.
 """
@@ -19,16 +19,27 @@ import time
 from pathlib import Path
 
 from test_engine import PLAN, SCRIPT, assert_same
+from test_methods import SETTINGS
+
+from pruning.plan import GOAL_METHODS
+
+
+def plan_with(method: str) -> str:
+    """Returns the plan, its training with a method."""
+    options = ", ".join(f"{key} = {value!r}" for key, value in SETTINGS[method][0].items()).replace("'", '"')
+    more = f'method = "{method}"\nmethod_options = {{ {options} }}\n' + "sparsity = 0.5\n" * (method in GOAL_METHODS)
+    return PLAN.replace('[[phases]]\nphase = "prune"', more + '[[phases]]\nphase = "prune"').replace("0.8", "0.95")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--moments", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", choices=list(SETTINGS), default="none")
     options = parser.parse_args()
     draw = random.Random(options.seed)
     folder = Path(tempfile.mkdtemp(prefix="stress-"))
-    (folder / "p.toml").write_text(PLAN)
+    (folder / "p.toml").write_text(plan_with(options.method))
     (folder / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(folder / "script.py"), str(folder / "p.toml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

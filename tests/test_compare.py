@@ -105,6 +105,11 @@ def test_search_from_the_command_line(prune: Prune, workspace: Path) -> None:
         (("--method", "gmp", "--target-sparsity", 0.5, "--search", 2, "--sparsity", 0.5), "give sparsity itself", 1),
         (("--target-sparsity", 0.5, "--search", 2), "searched for with the methods str, cs, dst, not with 'none'", 1),
         (("--method", "cs", "--target-sparsity", 0.5, "--search", 2, "--search-by", "l2"), "allowed: s_0, l1", 1),
+        (
+            ("--method", "str", "--target-sparsity", 0.5, "--search", 2, "--search-by", "s_0"),
+            "s_init, threshold_decay",
+            1,
+        ),
         (("--method", "dst", "--target-sparsity", 0.5, "--search", 1, "--set", "method_options.alpha=0"), "above 0", 1),
         (("--method", "str", "--target-sparsity", 1.5, "--search", 2), "target sparsity must lie between 0 and 1", 1),
         (("--method", "str", "--target-sparsity", 0.5), "--target-sparsity and --search go together", 2),
