@@ -44,7 +44,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune flops runs/RUN",
         "prune flops --model resnet20 --input 3x32x32 --set width=2",
     ),
-    "show": ("prune show runs/RUN",),
+    "shrink": ("prune train digits | prune prune - --structure filters --sparsity 0.5 | prune shrink -",),
+    "show": ("prune show runs/RUN", "prune show runs/RUN --layers --plot layers.svg"),
     "schedule": (
         "prune schedule lrw slr clr llr --epochs 60 --original-epochs 200 --milestones 90,180",
         "prune schedule ft llr allr --from runs/RUN --epochs 10 --impact 0.5 --plot schedules.svg",

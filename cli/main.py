@@ -26,6 +26,7 @@ from .retrain import retrain
 from .run import run
 from .schedule import schedule
 from .show_run import show_run
+from .shrink import shrink
 from .sweep import sweep_study
 from .train import train
 
@@ -70,6 +71,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("iterate", WORK, iterate),
     ("run", WORK, run),
     ("sweep", WORK, sweep_study),
+    ("shrink", WORK, shrink),
     ("compare", WORK, compare_plans),
     ("eval", LOOK, evaluate),
     ("flops", LOOK, flops),

@@ -102,21 +102,37 @@ Seed = Annotated[
         rich_help_panel=NETWORK,
     ),
 ]
-Sparsity = Annotated[
-    float,
-    Option(
-        help="Share of the prunable weights that is gone afterwards, from 0 to below 1; 0.9 keeps one weight in ten. "
-        "Prunable are the weights of all convolutions and linear layers, first and last included.",
-        rich_help_panel=PRUNING,
-    ),
-]
+_SPARSITY = Option(
+    help="Share of the prunable weights that is gone afterwards, from 0 to below 1; 0.9 keeps one weight in ten. "
+    "Prunable are the weights of all convolutions and linear layers, first and last included.",
+    rich_help_panel=PRUNING,
+)
+Sparsity = Annotated[float, _SPARSITY]
+PruneSparsity = Annotated[float | None, _SPARSITY]
 Criterion = Annotated[
     str | None, named(plan.Criterion, "How weights are scored; those with the lowest scores go.", PRUNING, "magnitude")
 ]
 Allocation = Annotated[
-    str | None, named(plan.Allocation, "How the sparsity is shared out among the layers.", PRUNING, "global")
+    str | None,
+    named(plan.Allocation, "How the sparsity is shared out among the layers.", PRUNING, "global; of filters uniform"),
 ]
-Structure = Annotated[str | None, named(plan.Structure, "What is removed.", PRUNING, "weights")]
+Structure = Annotated[
+    str | None,
+    named(
+        plan.Structure, "What is removed; of filters (and neurons) --sparsity is the share of them.", PRUNING, "weights"
+    ),
+]
+FilterNorm = Annotated[
+    str | None, named(plan.FilterNorm, "How a filter is scored by its weights, with filters.", PRUNING, "l1")
+]
+FilterRates = Annotated[
+    str | None,
+    named(plan.FilterRates, "Li et al.'s shares of the filters per layer, in place of --sparsity.", PRUNING),
+]
+FilterLevel = Annotated[
+    int | None,
+    Option(metavar="N", help="Go so many times as far as those rates." + default("1"), rich_help_panel=PRUNING),
+]
 Rounds = Annotated[
     int | None,
     Option(

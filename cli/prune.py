@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from pruning import plan
 
 from . import options
@@ -12,10 +14,13 @@ from .work import carry_out
 
 def prune(
     run: options.Run,
-    sparsity: options.Sparsity,
+    sparsity: options.PruneSparsity = None,
     criterion: options.Criterion = None,
     allocation: options.Allocation = None,
     structure: options.Structure = None,
+    filter_norm: options.FilterNorm = None,
+    filter_rates: options.FilterRates = None,
+    filter_level: options.FilterLevel = None,
     exclude: options.Exclude = None,
     rounds: options.Rounds = None,
     ablation: options.Ablation = None,
@@ -38,13 +43,21 @@ def prune(
 
     The sparsity is an absolute goal, met exactly: of N prunable weights round((1 - sparsity) x N) stay. Weights that an
     earlier pruning removed stay removed. Zeros alone make no network faster: `prune flops` counts what they could save.
+
+    With --structure filters whole filters and neurons go, of those that only other layers read; `prune shrink` then makes
+    a smaller network.
     """
+    if sparsity is None and filter_rates is None and not any(s.startswith("filter_rates=") for s in settings or ()):
+        raise typer.BadParameter("Missing option '--sparsity' (or --filter-rates)")
     parent = run_folder(run)
     flags = given(
         sparsity=sparsity,
         criterion=criterion,
         allocation=allocation or ("rates" if layer_rates else None),
-        structure=structure,
+        structure=structure or ("filters" if filter_rates else None),
+        filter_norm=filter_norm,
+        filter_rates=filter_rates,
+        filter_level=filter_level,
         exclude=exclude or None,
         rounds=rounds,
         ablation=ablation,

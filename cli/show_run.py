@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from pruning import runs
 
@@ -19,26 +21,48 @@ CURVES = (("val_accuracy", "validation accuracy"), ("train_loss", "training loss
 
 def show_run(
     run: options.Run,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Also show how many filters and neurons of each layer have a weight left, and which layers are gone.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw the density of each layer to a .svg or .png file (extra: plot).",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
     """Show how a run came about, from dense to pruned to retrained, its layers and its learning curve."""
+    from pruning import engine
+
     folder = run_folder(run)
     chain = runs.history(folder)
     history = [runs.read_summary(step) for step in chain]
     report = of_run(folder, trust_code=trust_code)
+    found = engine.structure(folder, trust_code=trust_code) if layers else None
+    if plot is not None:
+        _draw(plot, history[-1])
     if json:
-        layers = as_json(report)
-        emit_json(
-            {"run": str(folder), "history": [runs.result(step) for step in history], **layers, "log": _log(chain)}
-        )
+        more = {"structure": found} if layers else {}
+        results = [runs.result(step) for step in history]
+        emit_json({"run": str(folder), "history": results, **as_json(report), "log": _log(chain), **more})
         return
     screen = Screen(quiet=quiet)
     screen.table(*tables.history(history))
     screen.table(*tables.settings([runs.read_phase(step) for step in chain]))
     screen.table(*tables.layers(report))
+    if found is not None:
+        screen.table(*tables.structure(found))
     log = _log(chain)
     for key, name in CURVES:
         points = [(record["phase"], record[key]) for record in log if isinstance(record.get(key), (int, float))]
@@ -47,6 +71,20 @@ def show_run(
             title = f"{name} after each epoch ({', '.join(spans)})"
             screen.plain([title, *curve.plot([value for _, value in points], braille=screen.unicode), ""])
     emit(folder)
+
+
+def _draw(path: Path, summary: dict[str, Any]) -> None:
+    """Draws the density of each layer, as Frankle et al. 2021, Figure 11."""
+    from pruning.figures import Figure, Line, Panel, save
+
+    layers = summary["layers"]
+    shares = [100 * kept / total for kept, total in layers.values()]
+    line = Line("each layer", range(len(shares)), shares)
+    level = ("all layers", 100 * (1 - summary["sparsity"]))
+    step = -(-len(shares) // 28)
+    ticks = [(i, name.removesuffix(".weight")) for i, name in enumerate(layers) if i % step == 0]
+    title = f"Density of each layer of {Path(summary['run']).name}"
+    save(Figure("layers", title, "layer", "weights kept (%)", [Panel([line], "", level, bars=True)], ticks=ticks), path)
 
 
 def _log(chain: list[Path]) -> list[dict[str, Any]]:

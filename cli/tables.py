@@ -165,6 +165,40 @@ def _changed(phase: Any) -> str:
     return ", ".join(f"{key}={_short(value)}" for key, value in own.items() if key not in HIDDEN)
 
 
+def shrunk(record: Mapping[str, Any]) -> Table:
+    """Returns what was removed from a network, one row per tensor that has another shape now."""
+    rows = [
+        [name, "x".join(map(str, was)) if was else NONE, "x".join(map(str, now))]
+        for name, (was, now) in record["layers"].items()
+    ]
+    params, macs = record["params"], record["macs"]
+    facts = [
+        f"{count(params[0])} parameters before, {count(params[1])} now",
+        f"MACs of one image {count(macs[0])}, {count(macs[1])}",
+        f"outputs differ by at most {record['difference']:.2g} on {record['examples']} random images",
+    ]
+    return f"Shrunk ({'; '.join(facts)})", ["~tensor", ">was", ">is"], rows
+
+
+def structure(found: Mapping[str, Any]) -> Table:
+    """Returns what masks leave of each layer: filters or neurons with a weight left."""
+    rows = [
+        [
+            layer["name"],
+            f"{layer['kept']:,} of {layer['weights']:,}",
+            percent(layer["kept"] / layer["weights"] if layer["weights"] else None),
+            f"{layer['filters_kept']} of {layer['filters']}",
+            percent(1 - layer["filters_kept"] / layer["filters"] if layer["filters"] else None),
+        ]
+        for layer in found["layers"]
+    ]
+    gone = f"layers gone: {', '.join(found['layers_gone']) or 'none'}"
+    facts = [f"neuron collapse {percent(found['neuron_collapse'])}: filters and neurons with no weight left", gone]
+    if found["sparsity_with_inputs"] is not None:
+        facts.append(f"sparsity {percent(found['sparsity_with_inputs'])} with the inputs that read no filter")
+    return f"Structure ({'; '.join(facts)})", ["~layer", ">weights", ">density", ">filters", ">collapsed"], rows
+
+
 def rates(found: Mapping[str, Any], steps: Sequence[int], per_epoch: int, epochs: int) -> Table:
     """Returns the learning rates of schedules {name: step -> rate}, one row per step."""
     body = [[str(s), f"{s / per_epoch:.4g}", *(f"{rate(s):.4g}" for rate in found.values())] for s in steps]

@@ -39,6 +39,7 @@ class Panel:
     title: str = ""
     level: tuple[str, float] | None = None
     first: int = 0
+    bars: bool = False  # in place of lines
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,11 @@ def _panel(axes: Any, figure: Figure, panel: Panel) -> None:
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
         # beyond the eight colours the lines are broken, and thinner
         dashes = ("-", "--", ":", "-.")[i // len(COLOURS) % 4]
+        if panel.bars:
+            width = 0.8 / len(panel.lines)
+            places = [x + (i - panel.first - (len(panel.lines) - 1) / 2) * width for x in line.x]
+            axes.bar(places, line.y, width, color=style["color"], label=line.label)
+            continue
         # of many points some have markers, each line's own ones, so that lines that coincide can be told apart
         every = -(-len(line.x) // MARKED)
         marked = ((i - panel.first) * every // len(panel.lines), every)

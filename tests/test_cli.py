@@ -328,7 +328,7 @@ def test_help_lists_every_command(prune: Prune) -> None:
     [
         ("prune ret", {"retrain"}),
         ("prune retrain x --technique l", {"lr-rewind", "low-lr-rewind"}),
-        ("prune train d", {"digits"}),
+        ("prune train renda-resnet20", {"renda-resnet20-cifar10", "renda-resnet20-cifar10-algorithm1"}),
         ("prune train --model lenet-", {"lenet-300-100", "lenet-5"}),
         ("prune train --data cifar", {"cifar10", "cifar100"}),
         ("prune list m", {"models", "methods"}),
@@ -372,6 +372,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "find", find)
     monkeypatch.setattr(engine, "advance", advance)
     monkeypatch.setattr(engine, "run", run)
+    small = {"layers": {}, "params": [2, 1], "macs": [2, 1], "difference": 0.0, "examples": 8}
+    monkeypatch.setattr(engine, "shrink_run", lambda folder, to, **options: folder)
+    monkeypatch.setattr(engine, "read_shrunk", lambda folder: small)
     monkeypatch.setattr(engine, "evaluate_run", lambda folder, **options: {**runs.read_summary(folder)})
 
 

@@ -101,7 +101,7 @@ def test_budgeted_pruning_spends_what_it_says() -> None:
     ):
         plan = load_plan(name)
         assert (plan.train.epochs, total(plan)) == (train, retrain)
-        assert [phase.optimizer_state for phase in plan.phases if isinstance(phase, Retrain)][0] == "reset"
+        assert next(phase.optimizer_state for phase in plan.phases if isinstance(phase, Retrain)) == "reset"
         assert math.isclose(last_prune(plan).sparsity, 0.95 if name == "digits-bimp" else 0.9)
 
 

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from pruning import checkpoint, runs, trust
-from pruning.engine.looking import check_kept, evaluate_run, load_model, preview
+from pruning.engine.looking import check_kept, evaluate_run, load_model, preview, structure
 from pruning.engine.phases import Job, dense_schedule, prepare
 from pruning.engine.session import Session, open_session, recorded, setting
+from pruning.engine.shrinking import load_shrunk, read_shrunk, shrink_run
 from pruning.events import PhaseDone, PhaseStarted, Warned
 from pruning.plan import SCHEMA, Plan, PlanError, Prune, Retrain, Train, digest
 from pruning.settle import settle, stamp
 
-__all__ = ["Job", "advance", "dense_schedule", "evaluate_run", "load_model", "preview", "run"]
+__all__ = [
+    "Job", "advance", "dense_schedule", "evaluate_run", "load_model", "load_shrunk", "preview", "read_shrunk", "run",
+    "shrink_run", "structure",
+]  # fmt: skip
 
 Phase = Train | Prune | Retrain
 

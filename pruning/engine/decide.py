@@ -13,6 +13,7 @@ from pruning.engine.session import Session, Setting
 from pruning.masks import Masks, keep_count, prunable
 from pruning.plan import PlanError, Prune
 from pruning.seeds import derive, generator
+from pruning.structured import prune_filters
 
 SAMPLES_PER_CLASS = 10  # Frankle et al. (2021, section 3)
 
@@ -34,6 +35,9 @@ def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | N
             f"exclude {list(phase.exclude)} leaves {len(weights)} prunable tensors, but the run has masks for {len(present)}; "
             "exclude the same layers in every pruning of a history"
         )
+    if phase.structure == "filters":
+        _without_filters(setting, network, phase, present)
+        return
     total = sum(w.numel() for w in weights.values())
     kept = total if present is None else present.kept
     if keep_count(total, phase.sparsity) > kept:
@@ -52,6 +56,8 @@ def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | N
 
 def masks(session: Session, setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> Masks:
     """Returns the masks that the phase asks for, within the present ones."""
+    if phase.structure == "filters":
+        return _without_filters(setting, network, phase, present)
     return api.decide(
         network,
         phase.criterion,
@@ -67,6 +73,20 @@ def masks(session: Session, setting: Setting, network: nn.Module, phase: Prune, 
         rates=phase.layer_rates or None,
         generator=generator(setting.train.seed, "scores"),
         tell=session.tell,
+    )
+
+
+def _without_filters(setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> Masks:
+    return prune_filters(
+        network,
+        None if phase.filter_rates else phase.sparsity,
+        pooling="random" if phase.criterion == "random" else phase.filter_norm or "l1",
+        allocation=phase.allocation,
+        rates=phase.filter_rates,
+        level=phase.filter_level or 1,
+        masks=present,
+        exclude=phase.exclude,
+        generator=generator(setting.train.seed, "scores"),
     )
 
 

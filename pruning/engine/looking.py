@@ -10,11 +10,13 @@ from typing import Any
 from torch import nn
 
 from pruning import methods, rewind, runs
-from pruning.engine.results import load_state, measure, summarize
+from pruning.engine.results import load_masks, load_state, measure, summarize
 from pruning.engine.session import build_recorded, open_session, recorded, setting
 from pruning.flops import count_macs
+from pruning.masks import Masks, prunable
 from pruning.plan import PlanError, Prune, Retrain, Train, digest
 from pruning.settle import settle, stamp
+from pruning.structured import filters_kept, layers_gone, neuron_collapse
 
 Phase = Train | Prune | Retrain
 
@@ -41,6 +43,30 @@ def evaluate_run(run: Path | str, **options: Any) -> dict[str, Any]:
     stored = runs.read_summary(run)
     summary = summarize(where, run, stored["phase"], measured, epochs=stored["epochs"])
     return runs.result({**summary, "run": str(run), "seconds": time.perf_counter() - started})
+
+
+def structure(run: Path | str, trust_code: bool = False) -> dict[str, Any]:
+    """Returns what a run's masks leave of its layers: layers (name, kept, weights, filters_kept, filters), layers_gone,
+    neuron_collapse, sparsity_with_inputs (None where no filter was pruned)."""
+    run = runs.check_run(Path(run))
+    network = load_model(run, trust_code=trust_code)
+    masks = load_masks(run, network) or Masks.full(prunable(network))
+    swapped = [
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.conv._ConvTransposeNd)
+    ]
+    filters = filters_kept(masks, swapped)
+    rows = []
+    for name, (kept, total) in masks.counts().items():
+        left, number = filters[name]
+        rows.append({"name": name, "kept": kept, "weights": total, "filters_kept": left, "filters": number})
+    return {
+        "layers": rows,
+        "layers_gone": layers_gone(masks),
+        "neuron_collapse": neuron_collapse(masks, swapped),
+        "sparsity_with_inputs": runs.read_summary(run).get("sparsity_with_inputs"),
+    }
 
 
 def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: Any) -> list[dict[str, Any]]:
@@ -76,9 +102,11 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
         phase = train if isinstance(phase, Train) else settle(phase, train)
         epochs, skipped = phase.epochs if isinstance(phase, Train) else 0, 0
         if isinstance(phase, Prune):
-            if phase.sparsity < sparsity - 1e-9:
-                raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {sparsity:g}")
-            masked, sparsity = True, phase.sparsity
+            masked = True
+            if phase.structure == "weights":
+                if phase.sparsity < sparsity - 1e-9:
+                    raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {sparsity:g}")
+                sparsity = phase.sparsity
         elif isinstance(phase, Retrain):
             if not masked:
                 raise PlanError("retrain continues a pruned run (prune prune RUN --sparsity S)")

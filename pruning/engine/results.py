@@ -13,13 +13,15 @@ from pruning.engine.session import Setting
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import SCHEMA, PlanError
+from pruning.structured import densities
 
 
 def measure(setting: Setting, network: nn.Module, masks: Masks | None, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
     """Returns the network's accuracies, loss, sparsity and MACs.
 
     Sparsity is over the masked tensors; of a dense network it is 0 over all prunable ones. `accuracy` and `loss` are of the
-    test images, `speedup` is dense over nonzero MACs: theoretical.
+    test images, `speedup` is dense over nonzero MACs: theoretical. Where filters are gone, `sparsity_with_inputs` also counts
+    the weights that would read them.
     """
     data, device, precision = setting.data, setting.device, setting.train.precision
     accuracy, loss = loop.evaluate(network, data.batches("test", loop.EVALUATION_BATCH), device, precision)
@@ -33,6 +35,9 @@ def measure(setting: Setting, network: nn.Module, masks: Masks | None, exclude: 
     )
     kept, total = sum(k for k, _ in counts.values()), sum(n for _, n in counts.values())
     report = count_macs(network, data.example(), masks)
+    structure = {}
+    if masks is not None and masks.extra:  # filters are gone; what read them is idle, which the masks do not count
+        structure = {"sparsity_with_inputs": 1.0 - densities(network, masks)[1]}
     return {
         "accuracy": accuracy,
         "loss": loss,
@@ -45,6 +50,7 @@ def measure(setting: Setting, network: nn.Module, masks: Masks | None, exclude: 
         "sparse_macs": report.sparse_macs,
         "speedup": report.speedup if report.sparse_macs else None,
         "layers": {name: list(count) for name, count in counts.items()},
+        **structure,
     }
 
 

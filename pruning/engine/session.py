@@ -42,7 +42,7 @@ class Setting:
         """Returns the network freshly initialized from `seed`, on the device; checks that it classifies this data."""
         train = self.train
         network = models.build(
-            _spec(train.model, self.code.get("model_code")),
+            model_spec(train.model, self.code.get("model_code")),
             self.data.shape,
             self.data.classes,
             options=train.model_options,
@@ -133,7 +133,7 @@ def setting(session: Session, train: Train, code: dict[str, str], data_dir: str 
     key = json.dumps([train.model_dump(include=set(keys)), str(where), code.get("data_code")], sort_keys=True)
     if key not in session.loaded:
         session.loaded[key] = data.load(
-            _spec(train.data, code.get("data_code")),
+            model_spec(train.data, code.get("data_code")),
             where,
             split=train.split,
             augment=train.augment,
@@ -154,7 +154,7 @@ def build_recorded(session: Session, run: Path) -> nn.Module:
     train, code, _ = recorded(session, run)
     summary = runs.read_summary(run)
     network = models.build(
-        _spec(train.model, code.get("model_code")),
+        model_spec(train.model, code.get("model_code")),
         tuple(summary["input"]),
         summary["classes"],
         options=train.model_options,
@@ -165,7 +165,7 @@ def build_recorded(session: Session, run: Path) -> nn.Module:
     return network.to(session.device)
 
 
-def _spec(name: str, path: str | None) -> str:
+def model_spec(name: str, path: str | None) -> str:
     """Returns the name with its file as an absolute path, so that a run works from any folder."""
     file, sep, function = name.rpartition(":")
     return f"{path}:{function}" if path and sep and file.endswith(".py") else name

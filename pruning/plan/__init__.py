@@ -16,6 +16,8 @@ from pruning.plan.names import (
     Convention,
     Criterion,
     DataName,
+    FilterNorm,
+    FilterRates,
     LrSchedule,
     MethodName,
     ModelName,
@@ -38,7 +40,8 @@ from pruning.plan.reading import load_plan, make_plan, parse_plan, read_plan, re
 
 __all__ = [
     "CRITERION_OPTIONS", "GOAL_METHODS", "PHASES", "PHASE_NAMES", "SCHEMA", "TUNED_SCHEDULES", "Ablation",
-    "Allocation", "Convention", "Criterion", "DataName", "Iterate", "LrSchedule", "MethodName", "ModelName",
+    "Allocation", "Convention", "Criterion", "DataName", "FilterNorm",
+    "FilterRates", "Iterate", "LrSchedule", "MethodName", "ModelName",
     "NonNegative", "Optimizer", "Option", "Phase", "Plan", "PlanError", "Positive", "Precision", "Prune", "Retrain",
     "RetrainSchedule", "ScoringMode", "Settings", "Sparsity", "SplitRule", "Structure", "Technique", "Train",
     "adjust", "canonical", "choices", "digest", "explain", "load_plan", "make", "make_plan", "override",

@@ -17,7 +17,9 @@ Convention = Literal["true", "shrinkbench"]
 Criterion = Literal["magnitude", "random", "snip", "grasp", "grasp-inverted", "grasp-magnitude", "synflow"]
 Ablation = Literal["shuffle", "shuffle-across", "random-counts", "reinit", "invert", "normal-init"]
 Allocation = Literal["global", "uniform", "uniform+", "erk", "lamp", "rates"]
-Structure = Literal["weights"]
+Structure = Literal["weights", "filters"]
+FilterNorm = Literal["l1", "l2", "mean"]
+FilterRates = Literal["resnet56-a", "resnet56-b", "resnet110-a", "resnet110-b", "resnet34-a", "resnet34-b", "vgg16-a"]
 Technique = Literal["fine-tune", "weight-rewind", "lr-rewind", "low-lr-rewind", "reinit"]
 RetrainSchedule = Literal[
     "ft", "lrw", "slr", "clr", "llr", "allr", "allr-d1", "allr-d2", "accallr", "constant", "stepped", "cosine", "linear",
@@ -42,6 +44,13 @@ CRITERION_OPTIONS: dict[str, tuple[str, ...]] = {  # the settings of Prune that 
     "synflow": ("rounds",),
 }
 GOAL_METHODS = ("gmp", "dpf", "gsm", "lc", "lc-original", "dnw")  # the others' sparsity is an outcome of their settings
+
+FILTER_CHOICES: dict[str, tuple[str | int | None, ...]] = {  # of Prune's other settings with structure "filters"
+    "criterion": ("magnitude", "random"),
+    "allocation": ("uniform", "global"),
+    "min_per_layer": (0,),
+    "ablation": (None, "reinit"),
+}
 
 TUNED_SCHEDULES = ("constant", "stepped", "cosine", "linear")  # of retraining, with a rate and a warm-up of their own
 

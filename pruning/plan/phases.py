@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pruning.plan.names import (
     CRITERION_OPTIONS,
+    FILTER_CHOICES,
     GOAL_METHODS,
     SCHEMA,
     TUNED_SCHEDULES,
     Ablation,
     Allocation,
     Criterion,
+    FilterNorm,
+    FilterRates,
     LrSchedule,
     MethodName,
     NonNegative,
@@ -135,13 +138,21 @@ class Prune(Settings):
     `at_epoch` or `at_step` prunes the state that the training kept at that point (0 is the initialization) in place of its
     last. `recalibrate` "one-pass" sends the training images through the pruned network once, to renew the running
     statistics of its normalization (Zimmer et al. 2023, their code); "none" leaves them (Renda et al. 2020).
+
+    With `structure` "filters" whole filters and neurons go, and `sparsity` is the share of those that can be removed
+    without changing anything but the layers that read them; the allocation is "uniform" unless given. `filter_norm`
+    (None: l1) scores a filter by its weights; `filter_rates`, with `filter_level` (None: 1), are Li et al.'s shares per
+    layer in place of a sparsity and an allocation.
     """
 
     phase: Literal["prune"] = "prune"
-    sparsity: Sparsity
+    sparsity: Sparsity = 0.0  # always given, but with filter_rates
     criterion: Criterion = "magnitude"
     allocation: Allocation = "global"
     structure: Structure = "weights"
+    filter_norm: FilterNorm | None = None
+    filter_rates: FilterRates | None = None
+    filter_level: Annotated[int, Field(ge=1)] | None = None
     exclude: tuple[str, ...] = ()
     rounds: Annotated[int, Field(ge=1)] | None = None
     scoring_mode: ScoringMode | None = None
@@ -152,6 +163,38 @@ class Prune(Settings):
     at_epoch: Annotated[int, Field(ge=0)] | None = None
     at_step: Annotated[int, Field(ge=0)] | None = None
     recalibrate: Literal["none", "one-pass"] = "none"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filters_uniform(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("structure") == "filters":
+            return {"allocation": "uniform", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _whole(self) -> Prune:
+        if self.filter_rates is None and "sparsity" not in self.model_fields_set:
+            raise ValueError("'sparsity' is missing")
+        if self.structure != "filters":
+            for name in ("filter_norm", "filter_rates", "filter_level"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} is not used by structure '{self.structure}', only by filters")
+            return self
+        if self.filter_rates is not None and (self.sparsity or self.allocation != "uniform"):
+            given = f"sparsity {self.sparsity:g}" if self.sparsity else f"allocation '{self.allocation}'"
+            raise ValueError(
+                f"filter_rates '{self.filter_rates}' state how much goes from every layer; leave out {given}"
+            )
+        if self.filter_level is not None and self.filter_rates is None:
+            raise ValueError("filter_level is not used without filter_rates")
+        for name, allowed in FILTER_CHOICES.items():
+            own = getattr(self, name)
+            if own not in allowed:
+                known = ", ".join(map(str, allowed))
+                raise ValueError(f"{name} '{own}' does not apply to filters; allowed: {known}")
+        if self.criterion == "random" and self.filter_norm is not None:
+            raise ValueError("filter_norm is not used by criterion 'random'")
+        return self
 
     @model_validator(mode="after")
     def _used(self) -> Prune:

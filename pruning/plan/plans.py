@@ -92,13 +92,16 @@ class Plan(Settings):
             raise ValueError("a plan starts with a train phase")
         if any(phase.phase == "train" for phase in self.phases[1:]):
             raise ValueError("a plan has one train phase, its first")
-        sparsity = 0.0
+        reached = {"weights": 0.0, "filters": 0.0}  # shares of weights and of filters, which do not compare
+        pruned = False
         for phase in self.phases:
             if isinstance(phase, Prune):
-                if phase.sparsity < sparsity - 1e-12:
-                    raise ValueError(f"prune phases must not become less sparse: {phase.sparsity:g} after {sparsity:g}")
-                sparsity = phase.sparsity
-            elif isinstance(phase, Retrain) and sparsity == 0.0 and self.train.method == "none":
+                before = reached[phase.structure]
+                if phase.filter_rates is None and phase.sparsity < before - 1e-12:
+                    raise ValueError(f"prune phases must not become less sparse: {phase.sparsity:g} after {before:g}")
+                reached[phase.structure] = max(before, phase.sparsity)
+                pruned = pruned or phase.sparsity > 0 or phase.filter_rates is not None
+            elif isinstance(phase, Retrain) and not pruned and self.train.method == "none":
                 raise ValueError("a retrain phase needs a prune phase before it")
         return self
 

@@ -1,0 +1,54 @@
+"""`prune shrink`: a smaller dense network, without the filters that a run has pruned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options, tables
+from .inputs import run_folder
+from .output import emit, emit_json
+from .show import Screen
+
+
+def shrink(
+    run: options.Run,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder to write." + options.default("RUN with -shrunk behind it"),
+            rich_help_panel=options.PLACE,
+        ),
+    ] = None,
+    library: Annotated[
+        bool,
+        typer.Option(
+            "--library",
+            help="Let torch-pruning (extra: structured) find out what belongs together: for networks that torch.fx does "
+            "not trace, and for the widths of residual ways.",
+            rich_help_panel=options.PLACE,
+        ),
+    ] = False,
+    trust_code: options.TrustCode = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Remove pruned filters for real: write a smaller dense network that computes the same.
+
+    The folder holds weights.safetensors and shrink.json: what was removed, and how much the outputs on random images
+    differ from the pruned run's. `pruning.engine.load_shrunk` builds the network from it.
+    """
+    from pruning import engine
+
+    folder = engine.shrink_run(run_folder(run), to, library=library, trust_code=trust_code)
+    record = engine.read_shrunk(folder)
+    if json:
+        emit_json({**record, "folder": folder})
+        return
+    screen = Screen(quiet=quiet)
+    screen.table(*tables.shrunk(record))
+    emit(folder)
