@@ -135,7 +135,8 @@ def of_runs(folders: list[Path]) -> Section:
         kinds = {phase["phase"]: phase for phase in chain}
         prunings = [phase for phase in chain if phase["phase"] == "prune"]
         labels = {f"{kind}.{key}": kinds.get(kind, {}).get(key) for kind, key in SETTINGS}
-        sparsity = prunings[-1]["sparsity"] if prunings else float(summary["sparsity"])
+        asked = prunings[-1]["sparsity"] if prunings else 0.0
+        sparsity = asked or float(summary["sparsity"])  # by rates of filters, or a training's: what came of it
         retrained = sum(phase["epochs"] or 0 for phase in chain if phase["phase"] == "retrain")
         rows.append(Row(labels, summary["seed"], folder.name, sparsity, retrained, len(prunings), summary, folder))
     if not rows:
