@@ -120,8 +120,12 @@ def _render(figure: Figure) -> tuple[str, bytes]:
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
+    names = {line.label for panel in figure.panels for line in panel.lines}
+    names |= {panel.level[0] for panel in figure.panels if panel.level}
+    per_row = max(1, int(PANEL_INCHES[0] * columns * 13 // (max(map(len, names), default=0) + 6)))
+    height = PANEL_INCHES[1] * rows + 0.2 * -(-len(names) // per_row)
     with matplotlib.rc_context(settings):
-        canvas = Canvas(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows + 0.5), layout="constrained")
+        canvas = Canvas(figsize=(PANEL_INCHES[0] * columns, height), layout="constrained")
         grid = canvas.subplots(rows, columns, squeeze=False)
         for axes, panel in zip(grid.flat, figure.panels, strict=False):
             _panel(axes, figure, panel)
@@ -131,14 +135,8 @@ def _render(figure: Figure) -> tuple[str, bytes]:
         for axes in grid.flat:
             handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         if handles:
-            fits = max(1, int(PANEL_INCHES[0] * columns * 13 // (max(map(len, handles)) + 6)))
-            canvas.legend(
-                handles.values(),
-                handles.keys(),
-                loc="outside lower center",
-                ncols=min(len(handles), fits),
-                frameon=False,
-            )
+            across = min(len(handles), per_row)
+            canvas.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=across, frameon=False)
         svg, png = io.BytesIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", metadata={"Date": None})
         FigureCanvasAgg(canvas).print_png(png)
@@ -167,8 +165,7 @@ def _panel(axes: Any, figure: Figure, panel: Panel) -> None:
         axes.axhline(panel.level[1], color="#666666", linewidth=1, linestyle=(0, (4, 3)), label=panel.level[0])
     if figure.log_x:
         axes.set_xscale("log")
-        values = sorted({x for line in panel.lines for x in line.x})
-        shown = values if len(values) <= 8 else values[:: -(-len(values) // 8)]
+        shown = _apart(sorted({x for line in panel.lines for x in line.x}))
         axes.set_xticks(shown, [f"{value:.3g}" for value in shown])
         axes.minorticks_off()
     if figure.ticks:
@@ -178,6 +175,16 @@ def _panel(axes: Any, figure: Figure, panel: Panel) -> None:
     axes.set_title(panel.title, fontsize=9)
     axes.grid(True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _apart(values: Sequence[float]) -> list[float]:
+    """Returns those of the rising values whose labels do not touch on a logarithmic axis."""
+    least = (values[-1] / values[0]) ** (1 / 8) if values else 1.0
+    shown: list[float] = []
+    for value in values:
+        if not shown or value >= shown[-1] * least:
+            shown.append(value)
+    return shown
 
 
 def _described(svg: str, figure: Figure, alone: bool) -> str:
