@@ -13,7 +13,8 @@ from pruning.plan import PlanError, suggest
 STUDIES = "studies"
 EPOCHS = ("retrain.epochs", "epochs")
 X_AXES = (  # axes that are drawn along x or as panels, not as lines
-    "prune.sparsity", "iterate.sparsity", "train.sparsity", "sparsity", "iterate.cycles", "cycles", *EPOCHS,
+    "prune.sparsity", "iterate.sparsity", "train.sparsity", "sparsity", "iterate.cycles", "cycles",
+    "prune.filter_level", *EPOCHS,
 )  # fmt: skip
 
 # What tells runs apart where no study does: of the pruning, the retraining and the training, in the order of a label
@@ -93,6 +94,10 @@ def of_study(record: Path) -> Section:
             dense[root.name] = runs.read_summary(root)
         for run, goal in zip(point["results"], point["goals"], strict=True):
             summary = runs.read_summary(out / run) if runs.is_done(out / run) else None
+            if (
+                not goal["sparsity"] and summary is not None
+            ):  # by rates of filters or a method's settings: what came of it
+                goal = {**goal, "sparsity": summary["sparsity"]}
             row = Row(point["labels"], point["seed"], run, **goal, summary=summary, folder=out / run)
             rows.setdefault((run, str(_series(point["labels"]))), row)
     told = ("summary", "citation", "source", "notes")
