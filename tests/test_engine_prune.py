@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
 from pruning.cli.main import app
 from typer.testing import CliRunner
 
@@ -74,7 +74,7 @@ def test_allocations_arrive(dense: Path) -> None:
     assert len(set(shares.values())) >= 5  # uniform and equal rates agree
 
 
-def prune_by_command(dense: Path, *words: str) -> Result:
+def prune_by_command(dense: Path, *words: str) -> Any:
     return CliRunner().invoke(app, ["prune", str(dense), "--json", *words])
 
 
