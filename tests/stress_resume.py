@@ -28,7 +28,7 @@ def plan_with(method: str) -> str:
     """Returns the plan, its training with a method."""
     options = ", ".join(f"{key} = {value!r}" for key, value in SETTINGS[method][0].items()).replace("'", '"')
     more = f'method = "{method}"\nmethod_options = {{ {options} }}\n' + "sparsity = 0.5\n" * (method in GOAL_METHODS)
-    return PLAN.replace('[[phases]]\nphase = "prune"', more + '[[phases]]\nphase = "prune"').replace("0.8", "0.95")
+    return PLAN.replace('[[phases]]\nphase = "prune"', more + '[[phases]]\nphase = "prune"').replace("0.8", "0.999")
 
 
 def main() -> None:
