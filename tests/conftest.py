@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+# Before torch is loaded, and for the processes that tests start: small tensors gain nothing from threads, which
+# on two shared cores wait for each other. Tests of the number of threads set their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 NETS = """
 from torch import nn
 
