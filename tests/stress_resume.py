@@ -53,7 +53,7 @@ def main() -> None:
         while True:
             process = subprocess.Popen([*command, str(torn)], env=environment)
             try:
-                process.wait(draw.uniform(0.3, 1.1) * span)
+                process.wait(draw.uniform(0.3, 0.9) * span)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
