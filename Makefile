@@ -10,16 +10,21 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/*)
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel numpy "ninja>=1.11" "pybind11>=2.13" "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[demo,tensorboard,plot,vision,test,lint]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[demo,plot,tensorboard]"
+	touch $@
+
+# The extras of the tests and linters, for the package that is installed already.
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet "pruning[ray,structured,timm,vision,test,lint]"
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/prune run digits --out runs
 
-test: $(VENV)/.installed
+test: $(VENV)/.tested
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.tested
 	$(BIN)/ruff check cli pruning benchmarks tests setup.py
 	$(BIN)/ruff format --check cli pruning benchmarks tests setup.py
 	$(BIN)/mypy

@@ -14,7 +14,7 @@ abi-check: $(VENV)/.installed
 
 # The property tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, in a copy of the sources.
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-sanitize: $(VENV)/.installed
+sanitize: $(VENV)/.tested
 	rm -rf build/sanitize && mkdir -p build/sanitize
 	cp -r cli csrc pruning tests setup.py pyproject.toml LICENSE README.md build/sanitize/
 	rm -f build/sanitize/pruning/*.so
@@ -29,7 +29,7 @@ sanitize: $(VENV)/.installed
 	done
 
 # Everything that waits for a GPU: its tests, compute-sanitizer's three tools, its benchmarks.
-gpu-check: $(VENV)/.installed
+gpu-check: $(VENV)/.tested
 	$(BIN)/python -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device')"
 	$(BIN)/python -m pytest -q -m gpu tests
 	for tool in memcheck racecheck initcheck; do \
