@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from pruning import engine, runs
+from pruning import engine, ops, runs
 from pruning.plan import Prune, Retrain, load_plan, override
 from pruning.rewind import TECHNIQUES
 
@@ -61,7 +61,7 @@ def main() -> None:
     train = load_plan("digits").train
     where = (
         f"Recipe `digits`: {train.model}, {train.epochs} epochs, retrained for as many; seeds 0-4 (n = {len(SEEDS)}); "
-        f"torch {torch.__version__}, {torch.get_num_threads()} CPU thread(s), {platform.machine()}."
+        f"torch {torch.__version__}, {torch.get_num_threads()} CPU thread(s), {platform.machine()}, backend {ops.backend('cpu')}."
     )
     text = f"{table(rows)}\n\n{where}\n"
     print(text)
