@@ -138,7 +138,7 @@ EXPECTED = {  # technique: (file of the dense run that the weights are of, epoch
 def test_where_each_technique_starts(
     tmp_path: Path, dense: Path, pruned: Path, technique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights, BatchNorm statistics and momenta of the right epoch, masked, and the right learning rates (methods: 1.1, 1.2)."""
+    """Weights, BatchNorm statistics and momenta of the right epoch, masked, and the right rates (Renda et al. 2020, 2.3)."""
     for run in (dense, pruned):
         shutil.copytree(run, tmp_path / run.name)
     seen: dict[str, object] = {}

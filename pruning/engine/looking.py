@@ -31,7 +31,7 @@ def load_model(run: Path | str, trust_code: bool = False, device: str = "cpu") -
 
 
 def evaluate_run(run: Path | str, **options: Any) -> dict[str, Any]:
-    """Returns the contract's result for a finished run, measured anew from its files; options as of advance()."""
+    """Returns the result (`runs.RESULT_KEYS`) of a finished run, measured anew from its files; options as of advance()."""
     session = open_session(**options)
     run = runs.check_run(Path(run))
     train, code, data_dir = recorded(session, run)

@@ -1,4 +1,4 @@
-"""The result of a phase: what the network scores and what it costs, under the keys of the contract."""
+"""The result of a phase: what the network scores and what it costs, under the keys of `runs.RESULT_KEYS`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def accuracy_on_test(setting: Setting, network: nn.Module) -> float:
 
 
 def summarize(setting: Setting, run: Path, phase: str, measured: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Returns the whole of summary.json: the contract's keys, layer counts, and what a reader needs to build the network."""
+    """Returns the whole of summary.json: the result's keys, layer counts, and what a reader needs to build the network."""
     summary = {
         "schema": SCHEMA,
         "run": run.name,
