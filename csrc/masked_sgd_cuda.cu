@@ -1,7 +1,7 @@
 // masked_sgd_ on CUDA: one launch per dtype over all parameters, one block per 8,192 elements, four elements per thread
 // and turn as one 16-byte access where addresses allow. Single-precision scalars; the rate may live on the device.
 
-#include "multi_tensor.cuh"
+#include "sgd_rule.cuh"
 
 namespace prune {
 namespace {
@@ -20,48 +20,9 @@ struct Row {
 };
 
 template <class T>
-struct Rule {
-  T lr, momentum, rest, decay;
-  const void* rate;  // the learning rate in device memory, or null
-  bool rate_is_double, first, nesterov, settled;
-
-  __device__ T learning_rate() const {
-    if (rate == nullptr) return lr;
-    return rate_is_double ? static_cast<T>(*static_cast<const double*>(rate)) : static_cast<T>(*static_cast<const float*>(rate));
-  }
-};
-
-template <class T>
 struct alignas(4 * sizeof(T)) Four {
   T at[4];
 };
-
-template <class To, class From>
-__device__ To convert(From x) {
-  if constexpr (std::is_same_v<To, From>)
-    return x;
-  else if constexpr (std::is_same_v<To, __nv_bfloat16>)
-    return __float2bfloat16_rn(x);
-  else if constexpr (std::is_same_v<To, __half>)
-    return __float2half_rn(x);
-  else if constexpr (std::is_same_v<From, __nv_bfloat16>)
-    return __bfloat162float(x);
-  else
-    return __half2float(x);
-}
-
-template <class T>
-__device__ void advance(T& w, T g, T& m, bool kept, bool has_momentum, T lr, const Rule<T>& r) {
-  if (r.decay != T(0)) g += r.decay * w;
-  T step = g;
-  if (has_momentum) {
-    const T v = r.first ? g : r.momentum * m + r.rest * g;
-    step = r.nesterov ? g + r.momentum * v : v;
-    m = kept ? v : T(0);
-  }
-  const T next = w - lr * step;
-  w = kept ? next : T(0);
-}
 
 __device__ uint32_t kept_four(const Row& row, int64_t i) {  // bits 0 to 3, for entries i to i + 3, i % 4 = 0
   if (row.bits) return row.mask[i / 8] >> (i & 4) & 15;
@@ -83,12 +44,10 @@ __global__ void __launch_bounds__(kThreads) masked_sgd_kernel(const __grid_const
     auto* m = reinterpret_cast<Four<T>*>(static_cast<T*>(row.m) + i);
     auto* master = reinterpret_cast<Four<float>*>(row.master + i);
     const uint32_t kept = kept_four(row, i);
-    if (kept == 0) {  // nothing survives here: no need to read, nor to write what is zero already
-      if (!rule.settled) {
-        *w = Four<P>{};
-        if (has_momentum) *m = Four<T>{};
-        if (row.master != nullptr) *master = Four<float>{};
-      }
+    if (kept == 0) {  // nothing survives here: no need to read
+      *w = Four<P>{};
+      if (has_momentum) *m = Four<T>{};
+      if (row.master != nullptr) *master = Four<float>{};
       continue;
     }
     const Four<P> grads = *reinterpret_cast<const Four<P>*>(static_cast<const P*>(row.g) + i);
@@ -146,27 +105,13 @@ void launch(const std::vector<Row>& rows, const Rule<T>& rule, cudaStream_t stre
 void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, const std::vector<Tensor>& momenta,
                      const std::vector<Tensor>& masks, const std::vector<Tensor>& masters, double lr,
                      std::optional<Tensor> lr_tensor, double momentum, double dampening, double weight_decay, bool nesterov,
-                     bool first, bool settled) {
+                     bool first) {
   const size_t n = params.size();
   STD_TORCH_CHECK(n > 0 && grads.size() == n && masks.size() == n && (momenta.empty() || momenta.size() == n) &&
                       (masters.empty() || masters.size() == n) && (momentum == 0 || momenta.size() == n),
                   "masked_sgd_: lists of unlike lengths");
-  STD_TORCH_CHECK(!nesterov || (momentum > 0 && dampening == 0), "masked_sgd_: nesterov needs a momentum and no dampening");
   const Place place(params[0]);
-  const void* rate = nullptr;
-  bool rate_is_double = false;
-  if (lr_tensor.has_value()) {
-    const View x = view(*lr_tensor);
-    STD_TORCH_CHECK(x.dim == 0 && (x.type == ScalarType::Float || x.type == ScalarType::Double),
-                    "masked_sgd_: lr must be a number or a 0-d float tensor");
-    rate_is_double = x.type == ScalarType::Double;
-    if (lr_tensor->is_cpu()) {
-      lr = rate_is_double ? *reinterpret_cast<const double*>(x.data) : *reinterpret_cast<const float*>(x.data);
-    } else {
-      check_cuda(*lr_tensor, params[0], "masked_sgd_", "lr", 0);
-      rate = x.data;
-    }
-  }
+  const Rules rule = rules(lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first, params[0], "masked_sgd_");
   struct Back {
     Tensor to, from;
   };
@@ -220,15 +165,12 @@ void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor
     const size_t size = w.type == ScalarType::Double ? 8 : w.type == ScalarType::Float ? 4 : 2, wide_size = wide == ScalarType::Double ? 8 : 4;
     row.vector = aligned(row.w, 4 * size) && aligned(row.g, 4 * size) && aligned(row.m, 4 * wide_size) &&
                  aligned(row.master, 16) && (row.bits || aligned(row.mask, 4));
-    rows[w.type == ScalarType::Float ? 0 : w.type == ScalarType::Double ? 1 : w.type == ScalarType::BFloat16 ? 2 : 3].push_back(row);
+    rows[kernel_of(w.type)].push_back(row);
   }
-  const Rule<float> single{static_cast<float>(lr), static_cast<float>(momentum), static_cast<float>(1 - dampening),
-                           static_cast<float>(weight_decay), rate, rate_is_double, first, nesterov, settled};
-  const Rule<double> exact{lr, momentum, 1 - dampening, weight_decay, rate, rate_is_double, first, nesterov, settled};
-  launch<float, float>(rows[0], single, place.stream);
-  launch<double, double>(rows[1], exact, place.stream);
-  launch<__nv_bfloat16, float>(rows[2], single, place.stream);
-  launch<__half, float>(rows[3], single, place.stream);
+  launch<float, float>(rows[0], rule.single, place.stream);
+  launch<double, double>(rows[1], rule.exact, place.stream);
+  launch<__nv_bfloat16, float>(rows[2], rule.single, place.stream);
+  launch<__half, float>(rows[3], rule.single, place.stream);
   for (Back& b : back) torch::stable::copy_(b.to, b.from);
 }
 

@@ -14,15 +14,19 @@
 //   ties     to the earlier tensor, then to the lower row-major index; +0 = -0; NaN below -inf, NaNs equal each other
 //   memory   at most 8 MB + 1 % of the input beyond out
 //
-// masked_sgd_(params, grads, momenta, masks, masters, lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first,
-//             settled)
+// masked_sgd_(params, grads, momenta, masks, masters, lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first)
 //   params   float32, float64, bfloat16 or float16; grads alike; momenta float32 (float64 for float64) or none
 //   masks    bool of the parameter's shape, or uint8 bits of the row-major order, least significant bit first
 //   masters  none, or float32 per 16-bit parameter: the step is done on the master, the parameter is its rounding
 //   rule     g += weight_decay * w;  v = first ? g : momentum * v + (1 - dampening) * g;  d = nesterov ? g + momentum * v
 //            : v (g without momentum);  w -= lr * d.  Where the mask is False w and v become +0 whatever was there.
-//   settled  the caller vouches that w and v are +0 wherever a mask is False; they may then be left alone
 //   grads are never written; 16-bit parameters are computed in float32
+//
+// indexed_sgd_(params, grads, momenta, indices, lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first)
+//   indices  int32 or int64 [k] per parameter: ascending row-major places; the rule of masked_sgd_ for these entries alone
+//   momenta  [k]: those of the listed entries, in the list's order; none without momentum
+//   On the CPU a list that does not ascend within its parameter is refused, and the results are masked_sgd_'s to the bit.
+//   On CUDA, which would have to wait for that, places beyond the parameter are left alone; a repeated place is not seen.
 //
 // nnz(tensors) -> counts        int64 [len(tensors)]: entries unequal to 0; NaN counts; uint8 is bits, set ones count
 // pack(mask) -> bits            uint8 [ceil(n / 8)], row-major order, least significant bit first, padded with zeros

@@ -1,12 +1,14 @@
 """SGD that keeps pruned weights at exactly +0, and the same promise for any other torch optimizer.
 
-Masked weights are updated by `ops.masked_sgd_`, one call for all of a parameter group (per device and dtype);
-everything else goes through torch's own SGD, so that without masks the two are the same to the bit. The state has
-torch's layout, `momentum_buffer`; that of 16-bit masked weights is float32.
+Masked weights are updated by `ops.masked_sgd_`, one call for all of a parameter group (per device and dtype), or by
+`ops.indexed_sgd_` where so few survive that a list of them is faster (`pruning.survivors`), to the same bits. Everything
+else goes through torch's own SGD, so that without masks the two are the same to the bit. The state has torch's layout,
+`momentum_buffer`; that of 16-bit masked weights is float32.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from pruning import ops
 from pruning.masks import Masks
 from pruning.plan import PlanError
+from pruning.survivors import Survivors
 
 _KEY = "momentum_buffer"
 
@@ -27,7 +30,11 @@ class MaskedSGD(SGD):
 
     `foreach` and `fused` choose the implementation for the parameters without masks, as in torch.optim.SGD. Masks are
     no part of the state dict: a resumed optimizer gets them by :meth:`set_masks` again. Copies and pickles carry them.
+    Whoever writes to a pruned entry through `weight.data` or numpy, which no version counts, finds it +0 again after
+    SWEEP steps at the latest. `state` is read anew for every look: a momentum buffer held across steps is not updated.
     """
+
+    SWEEP = 64  # every so many steps no list is used: pruned entries written past torch's notice become +0 again
 
     def __init__(
         self,
@@ -41,7 +48,8 @@ class MaskedSGD(SGD):
         foreach: bool | None = None,
         fused: bool | None = None,
     ) -> None:
-        self._masked: dict[nn.Parameter, Tensor] = {}
+        self._masked: dict[nn.Parameter, Survivors] = {}
+        self._steps = 0
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, foreach=foreach, fused=fused)
         self._step_supports_amp_scaling = False  # a GradScaler unscales the gradients itself, as for unfused optimizers
 
@@ -50,13 +58,33 @@ class MaskedSGD(SGD):
 
         Mask tensors on the weights' device are not copied: a change to one in place holds from the next step on.
         """
-        self._masked = (masks if isinstance(masks, Masks) else Masks(masks)).match(model)
-        for parameter, mask in self._masked.items():
-            _zero(parameter, self.state.get(parameter, {}), mask)
+        matched = (masks if isinstance(masks, Masks) else Masks(masks)).match(model)
+        state = self.state
+        self._masked = {parameter: Survivors(parameter, mask) for parameter, mask in matched.items()}
+        for parameter, mask in matched.items():
+            _zero(parameter, state.get(parameter, {}), mask)
 
     def clear_masks(self) -> None:
         """Forgets the masks: from the next step on every weight is trained."""
+        self._take_back()
         self._masked = {}
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """Returns the state in torch's layout, {parameter: {"momentum_buffer": tensor of its shape}}."""
+        self._take_back()
+        return self._state
+
+    @state.setter
+    def state(self, state: defaultdict[Tensor, Any]) -> None:
+        self._state = state
+        for kept in self._masked.values():
+            kept.momenta = None
+
+    def _take_back(self) -> None:
+        for parameter, kept in self._masked.items():
+            if kept.momenta is not None:
+                self._state[parameter][_KEY] = kept.scatter()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -65,6 +93,7 @@ class MaskedSGD(SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._steps += 1
         for group in self.param_groups:
             free: list[Tensor] = []
             for parameter in group["params"]:
@@ -78,7 +107,7 @@ class MaskedSGD(SGD):
 
     def _step_free(self, group: dict[str, Any], params: list[Tensor]) -> None:
         momentum = group["momentum"]
-        buffers: list[Tensor | None] = [self.state[p].get(_KEY) for p in params] if momentum else []
+        buffers: list[Tensor | None] = [self._state[p].get(_KEY) for p in params] if momentum else []
         foreach = group["foreach"]
         if foreach is None and not group["fused"] and self._masked:
             foreach = (
@@ -99,42 +128,57 @@ class MaskedSGD(SGD):
         )
         if momentum:
             for parameter, buffer in zip(params, buffers, strict=True):
-                self.state[parameter][_KEY] = buffer
+                self._state[parameter][_KEY] = buffer
 
     def _step_masked(self, group: dict[str, Any]) -> None:
         momentum = group["momentum"]
-        batches: dict[tuple[torch.device, torch.dtype, bool], list[nn.Parameter]] = {}
+        sweep = self._steps % self.SWEEP == 0
+        dense: dict[tuple[torch.device, torch.dtype, bool], list[Survivors]] = {}
+        listed: dict[torch.dtype, list[Survivors]] = {}
         for parameter in group["params"]:
-            mask = self._masked.get(parameter)
-            if mask is None:
+            kept = self._masked.get(parameter)
+            if kept is None:
                 continue
+            state = self._state[parameter] if momentum else self._state.get(parameter, {})
+            if parameter.grad is not None and not sweep and kept.listed:
+                if not momentum and kept.momenta is None:
+                    listed.setdefault(parameter.dtype, []).append(kept)
+                    continue
+                if momentum and kept.momenta is None and _KEY in state:
+                    kept.gather(_wide(state.pop(_KEY), parameter))
+                if momentum and kept.momenta is not None:
+                    listed.setdefault(parameter.dtype, []).append(kept)
+                    continue
+            if kept.momenta is not None:
+                state[_KEY] = kept.scatter()
             if parameter.grad is None:
-                _zero(parameter, self.state.get(parameter, {}), mask)
+                _zero(parameter, state, kept.mask)
                 continue
+            kept.draw()
             first = bool(momentum) and self._momentum(parameter)
-            batches.setdefault((parameter.device, parameter.dtype, first), []).append(parameter)
-        for (_, _, first), params in batches.items():
-            ops.masked_sgd_(
-                params,
-                [p.grad for p in params if p.grad is not None],
-                [self.state[p][_KEY] for p in params] if momentum else [],
-                [self._masked[p] for p in params],
-                lr=group["lr"],
-                momentum=momentum,
-                dampening=group["dampening"],
-                weight_decay=float(group["weight_decay"]),
-                nesterov=group["nesterov"],
-                first=first,
-            )
+            dense.setdefault((parameter.device, parameter.dtype, first), []).append(kept)
+        rule = {
+            "lr": group["lr"], "momentum": momentum, "dampening": group["dampening"],
+            "weight_decay": float(group["weight_decay"]), "nesterov": group["nesterov"],
+        }  # fmt: skip
+        for (_, _, first), some in dense.items():
+            params = [kept.parameter for kept in some]
+            momenta = [self._state[p][_KEY] for p in params] if momentum else []
+            ops.masked_sgd_(params, _gradients(params), momenta, [kept.given for kept in some], first=first, **rule)
+            for kept in some:
+                kept.written()
+        for some in listed.values():
+            params = [kept.parameter for kept in some]
+            momenta = [kept.momenta for kept in some if kept.momenta is not None]
+            ops.indexed_sgd_(params, _gradients(params), momenta, [kept.places for kept in some], **rule)
+            for kept in some:
+                kept.written()
 
     def _momentum(self, parameter: Tensor) -> bool:
         """Returns whether the parameter had no momentum yet; gives it one of the dtype that the op takes."""
-        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-        buffer = self.state[parameter].get(_KEY)
-        if buffer is None:
-            self.state[parameter][_KEY] = torch.zeros_like(parameter, dtype=dtype)
-        elif buffer.dtype != dtype:
-            self.state[parameter][_KEY] = buffer.to(dtype)
+        state = self._state[parameter]
+        buffer = state.get(_KEY)
+        state[_KEY] = _wide(torch.zeros_like(parameter) if buffer is None else buffer, parameter)
         return buffer is None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -147,10 +191,19 @@ class MaskedSGD(SGD):
             if buffer is not None and (parameter in self._masked or buffer.dtype != parameter.dtype):
                 self.state[parameter][_KEY] = buffer.to(parameter.device, copy=True)
             if parameter in self._masked:
-                _zero(parameter, self.state.get(parameter, {}), self._masked[parameter])
+                _zero(parameter, self.state.get(parameter, {}), self._masked[parameter].mask)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_masked": self._masked}
+        state = super().__getstate__()
+        return {**state, "_masks": {parameter: kept.mask for parameter, kept in self._masked.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        rest = {key: value for key, value in state.items() if key not in ("state", "_masks")}
+        if "_masks" in state:  # a copy, made without __init__
+            self._masked = {parameter: Survivors(parameter, mask) for parameter, mask in state["_masks"].items()}
+            self._steps = 0
+        self.state = state["state"]
+        super().__setstate__(rest)
 
 
 def enforce(optimizer: torch.optim.Optimizer, model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> RemovableHandle:
@@ -176,6 +229,15 @@ def mask_gradients(model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> Non
     for parameter, mask in (masks if isinstance(masks, Masks) else Masks(masks)).match(model).items():
         if parameter.grad is not None:
             parameter.grad.masked_fill_(~mask, 0.0)
+
+
+def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in params if p.grad is not None]
+
+
+def _wide(momentum: Tensor, parameter: Tensor) -> Tensor:
+    """Returns the momentum in the dtype that the ops take: float32, of float64 weights float64."""
+    return momentum.to(torch.float64 if parameter.dtype == torch.float64 else torch.float32)
 
 
 @torch.no_grad()

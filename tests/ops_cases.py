@@ -16,6 +16,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 LEVELS = torch.tensor([-2.0, -1.0, -0.0, 0.0, 1.0, 1e-42, math.nan, math.inf, -math.inf])
 topk_reference = import_module("pruning.ops.topk_masks")._reference
 sgd_reference = import_module("pruning.ops.masked_sgd")._reference
+indexed_reference = import_module("pruning.ops.indexed_sgd")._reference
 nnz_reference = import_module("pruning.ops.nnz")._reference
 
 
@@ -117,25 +118,22 @@ class Update:
         density = dice.one(1.0, 0.5, 0.1, 0.03, 0.0)
         momentum = dice.one(0.0, 0.9)
         nesterov = bool(momentum) and dice.number(0, 1) == 0
-        settled = dice.number(0, 1) == 0
         masks = [dice.strided(dice.mask(s, density)) for s in shapes]
 
-        def drawn(kind: torch.dtype, settle: bool) -> list[Tensor]:
+        def drawn(kind: torch.dtype) -> list[Tensor]:
             tensors = [dice.strided(dice.values(s, "normal").to(kind)) for s in shapes]
             for t, mask in zip(tensors, masks, strict=True):
-                if settle:
-                    t.masked_fill_(~mask, 0.0)
-                elif t.numel():
+                if t.numel():
                     t.masked_fill_(~mask & dice.mask(t.shape, 0.2), dice.one(math.nan, -math.inf, -0.0))
             return tensors
 
         return cls(
-            params=drawn(dtype, settled),
-            grads=drawn(dtype, False),
-            momenta=drawn(wide, settled) if momentum else [],
+            params=drawn(dtype),
+            grads=drawn(dtype),
+            momenta=drawn(wide) if momentum else [],
             masks=masks,
             given=[ops.pack(m) if dice.number(0, 2) == 0 else m for m in masks],
-            masters=drawn(torch.float32, settled) if dtype.itemsize == 2 and dice.number(0, 1) else [],
+            masters=drawn(torch.float32) if dtype.itemsize == 2 and dice.number(0, 1) else [],
             lr=dice.one(0.1, torch.tensor(0.1), torch.tensor(0.1, dtype=torch.float64)),
             settings={
                 "momentum": momentum,
@@ -143,7 +141,6 @@ class Update:
                 "weight_decay": dice.one(0.0, 0.1),
                 "nesterov": nesterov,
                 "first": dice.number(0, 1) == 0,
-                "settled": settled,
             },
         )
 
@@ -161,10 +158,39 @@ class Update:
         got, expected = self.run(torch.ops.prune.masked_sgd_, device), self.run(sgd_reference)
         for i, (a, b) in enumerate(zip(got, expected, strict=True)):
             mask = self.masks[i % len(self.masks)]
-            rtol = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[a.dtype]
+            rtol = TOLERANCES[a.dtype]
             torch.testing.assert_close(a, b, rtol=rtol, atol=rtol, equal_nan=True)
             assert torch.equal(a[~mask], torch.zeros_like(a[~mask]))
             assert not a[~mask].signbit().any()
+
+    def check_listed(self, device: str = "cpu") -> None:
+        """Asserts that indexed_sgd_ agrees with its reference, leaves what is not listed alone, and on the CPU gives to the
+        bit what masked_sgd_ gives to survivors."""
+        places = [m.flatten().nonzero().flatten() for m in self.masks]
+        lists = [at.int() if i % 2 else at for i, at in enumerate(places)]
+        momenta = [m.flatten()[at] for m, at in zip(self.momenta, places, strict=False)]
+
+        def run(function: Any, device: str) -> list[Tensor]:
+            written = [[_to(t, device) for t in ts] for ts in (self.params, momenta)]
+            rate = (0.0, self.lr.to(device)) if isinstance(self.lr, Tensor) else (self.lr, None)
+            grads, given = [_to(g, device) for g in self.grads], [at.to(device) for at in lists]
+            function(written[0], grads, written[1], given, *rate, *self.settings.values())
+            return [t.cpu() for ts in written for t in ts]
+
+        got, expected = run(torch.ops.prune.indexed_sgd_, device), run(indexed_reference, "cpu")
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=TOLERANCES[a.dtype], atol=TOLERANCES[a.dtype], equal_nan=True)
+        for a, before, mask in zip(got, self.params, self.masks, strict=False):
+            assert torch.equal(a[~mask].nan_to_num(7.0), before[~mask].nan_to_num(7.0))
+        if device == "cpu" and not self.masters:
+            dense = self.run(torch.ops.prune.masked_sgd_)
+            n = len(self.params)
+            for i, (mask, at) in enumerate(zip(self.masks, places, strict=True)):
+                assert torch.equal(got[i][mask], dense[i][mask])
+                assert not momenta or torch.equal(got[n + i], dense[n + i].flatten()[at])
+
+
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
 def _to(t: Tensor, device: str) -> Tensor:

@@ -21,7 +21,7 @@ FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 FLOORS = (
     {"plan", "events", "seeds", "ops", "recipes"},
     {"usercode", "runs", "schedules"},
-    {"masks", "trust", "checkpoint", "models", "data"},
+    {"masks", "trust", "checkpoint", "models", "data", "survivors"},
     {"flops", "optim", "criteria", "allocation", "structured", "ablations", "rewind"},
     {"scoring", "methods", "settle"},
     {"api"},

@@ -73,6 +73,27 @@ def test_masked_sgd_equals_the_reference_beyond_one_chunk() -> None:
 
 
 @native
+def test_indexed_sgd_equals_the_reference_and_the_masked_step_on_random_cases() -> None:
+    for seed in range(CASES):
+        Update.draw(seed).check_listed()
+
+
+@native
+def test_indexed_sgd_equals_the_reference_beyond_one_chunk() -> None:
+    for seed in range(20):
+        Update.draw(10_000 + seed, size=150).check_listed()
+
+
+@native
+@pytest.mark.parametrize("places", [[0, 0], [1, 0], [-1, 0], [0, 3]])
+def test_indexed_sgd_refuses_lists_that_do_not_ascend_within_the_parameter(places: list[int]) -> None:
+    w = torch.ones(3)
+    with pytest.raises(ValueError, match=r"indices\[0\] must ascend, without repetition, from 0 to 2 at most"):
+        ops.indexed_sgd_([w], [w.clone()], [], [torch.tensor(places)], lr=0.1)
+    assert torch.equal(w, torch.ones(3))
+
+
+@native
 def test_channels_last_tensors_are_updated_in_their_own_order() -> None:
     g = torch.Generator().manual_seed(2)
     w, grad, momentum = (torch.randn(20, 30, 3, 3, generator=g) for _ in range(3))
@@ -107,7 +128,7 @@ def test_fifty_steps_err_at_most_twice_as_much_as_torch_in_float32(nesterov: boo
     optimizers = [torch.optim.SGD([t], lr=0.1, foreach=False, fused=False, **settings) for t in theirs.values()]
     for step in range(50):
         grad = torch.randn(shape, generator=g)
-        ops.masked_sgd_([ours], [grad], [momentum], [mask], lr=0.1, first=step == 0, settled=step > 0, **settings)
+        ops.masked_sgd_([ours], [grad], [momentum], [mask], lr=0.1, first=step == 0, **settings)
         for t, optimizer in zip(theirs.values(), optimizers, strict=True):
             t.grad = grad.to(t.dtype)
             optimizer.step()
@@ -153,6 +174,7 @@ def test_one_thread_two_threads_and_a_second_run_agree_to_the_bit() -> None:
         w, g, m = ([dice.values(s, "normal") for s in shapes] for _ in range(3))
         masks, counts = ops.topk_masks_counts(w, 20_000, True)
         ops.masked_sgd_(w, g, m, masks, lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
+        ops.indexed_sgd_(w, g, [], [mask.flatten().nonzero().flatten() for mask in masks], lr=0.1)
         return [*w, *m, *masks, counts, ops.nnz(w)]
 
     before, results = torch.get_num_threads(), []
@@ -177,17 +199,22 @@ def test_float_values_survive_a_flush_to_zero_mode() -> None:
 
 def arguments(device: str) -> dict[str, tuple[Any, ...]]:
     x, mask = torch.randn(4, 5, device=device), torch.rand(4, 5, device=device) < 0.5
-    sgd = ([x.clone()], [x.clone()], [x.clone()], [mask], [], 0.1, None, 0.9, 0.0, 1e-4, True, False, False)
+    rule = (0.1, None, 0.9, 0.0, 1e-4, True, False)
+    places = torch.tensor([1, 2, 19], dtype=torch.int32, device=device)
     return {
         "topk_masks": ([x], [7], True, [], [torch.empty_like(mask)]),
-        "masked_sgd_": sgd,
+        "masked_sgd_": ([x.clone()], [x.clone()], [x.clone()], [mask], [], *rule),
+        "indexed_sgd_": ([x.clone()], [x.clone()], [torch.ones(3, device=device)], [places], *rule),
         "nnz": ([x, mask],),
         "pack": (mask,),
         "unpack": (ops.pack(mask), [4, 5]),
     }
 
 
-@pytest.mark.parametrize("name", ["topk_masks", "masked_sgd_", "nnz", "pack", "unpack"])
+NAMES = ("topk_masks", "masked_sgd_", "indexed_sgd_", "nnz", "pack", "unpack")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_opcheck(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.prune, name).default, arguments("cpu")[name])
 
@@ -195,6 +222,7 @@ def test_opcheck(name: str) -> None:
 def step(w: Tensor, g: Tensor, m: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     masks, counts = ops.topk_masks_counts([scores], 7, True)
     ops.masked_sgd_([w], [g], [m], masks, lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    ops.indexed_sgd_([w], [g], [], [torch.tensor([3, 5])], lr=0.1)
     return w, counts, ops.nnz([ops.unpack(ops.pack(masks[0]), (4, 5)), w])
 
 
@@ -208,9 +236,9 @@ def test_compile_and_export_pass_through_without_a_graph_break() -> None:
             return step(w, g, m, scores)
 
     expected = step(*fresh())
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")(*fresh())
+    compiled = [torch.compile(step, fullgraph=True, backend=b)(*fresh()) for b in ("aot_eager", "inductor")]
     exported = torch.export.export(Step(), fresh()).module()(*fresh())
-    for got in (compiled, exported):
+    for got in (*compiled, exported):
         assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
@@ -220,8 +248,9 @@ def test_lesser_instruction_sets_agree(level: str) -> None:
     code = (
         "from ops_cases import TopK, Update\nfrom pruning import ops\nimport torch\ntorch.set_num_threads(1)\n"
         f"assert ops.report()['instructions'] in ('scalar', {level!r})\n"
-        "for seed in range(300): TopK.draw(seed).check(); Update.draw(seed).check()\n"
-        "for seed in range(6): TopK.draw(seed, 120).check(); Update.draw(seed, 120).check()\n"
+        "for size, seeds in ((8, 300), (120, 6)):\n"
+        "    for seed in range(seeds):\n"
+        "        TopK.draw(seed, size).check(); Update.draw(seed, size).check(); Update.draw(seed, size).check_listed()\n"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],

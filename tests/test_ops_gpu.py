@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from ops_cases import DTYPES, Dice, TopK, Update, nnz_reference
-from test_ops import arguments
+from test_ops import NAMES, arguments
 from torch import Tensor
 
 from pruning import ops
@@ -31,6 +31,7 @@ def test_topk_masks_on_random_cases() -> None:
 def test_masked_sgd_on_random_cases() -> None:
     for seed in range(CASES):
         Update.draw(seed).check("cuda")
+        Update.draw(seed).check_listed("cuda")
 
 
 def test_nnz_and_packing_on_random_cases() -> None:
@@ -139,6 +140,7 @@ def test_no_op_waits_for_the_device() -> None:
     try:
         ops.topk_masks(params, 50_000, True, out=masks)
         ops.masked_sgd_(params, grads, momenta, masks, lr=0.1, momentum=0.9)
+        ops.indexed_sgd_(params, grads, [p[:0] for p in params], [p[:0].int() for p in params], lr=0.1, momentum=0.9)
         ops.unpack(ops.pack(masks[0]), masks[0].shape)
         ops.nnz(params)
     finally:
@@ -173,6 +175,6 @@ def test_several_devices_are_refused_by_name() -> None:
         ops.masked_sgd_([torch.ones(2, device="cuda")], [torch.ones(2)], [], [torch.ones(2) > 0], lr=0.1)
 
 
-@pytest.mark.parametrize("name", ["topk_masks", "masked_sgd_", "nnz", "pack", "unpack"])
+@pytest.mark.parametrize("name", NAMES)
 def test_opcheck_on_the_gpu(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.prune, name).default, arguments("cuda")[name])

@@ -174,6 +174,27 @@ def test_masked_sgd_of_half_precision_with_masters_and_a_tensor_rate() -> None:
     assert w[2] == 0
 
 
+def test_indexed_sgd_steps_what_is_listed_and_leaves_the_rest() -> None:
+    w = torch.tensor([[1.0, 2.0], [3.0, -0.0]]).t()  # row-major order: 1, 3, 2, -0
+    momentum, places = torch.tensor([1.0]), torch.tensor([1])
+    ops.indexed_sgd_([w], [torch.full((2, 2), 2.0)], [momentum], [places], lr=0.5, momentum=0.5, weight_decay=1.0)
+    assert w.t().tolist() == [[1.0, 2.0], [0.25, 0.0]]  # 3 - 0.5 (0.5 * 1 + 2 + 3)
+    assert w[1, 1].signbit()
+    assert momentum.tolist() == [5.5]
+
+
+def test_indexed_sgd_refuses_by_name() -> None:
+    w = torch.zeros(3)
+    with pytest.raises(ValueError, match=r"indices\[0\] is float32; allowed are int32, int64"):
+        ops.indexed_sgd_([w], [w], [], [w], lr=0.1)
+    with pytest.raises(ValueError, match=r"momenta\[0\] has shape \(3,\); indices\[0\] has \(1,\)"):
+        ops.indexed_sgd_([w], [w], [w], [torch.tensor([1])], lr=0.1, momentum=0.9)
+    with pytest.raises(ValueError, match=r"indices\[0\] must ascend, without repetition, from 0 to 2 at most"):
+        ops.indexed_sgd_([w], [w], [], [torch.tensor([2, 1])], lr=0.1)
+    with pytest.raises(ValueError, match="nesterov needs a momentum"):
+        ops.indexed_sgd_([w], [w], [], [torch.tensor([1])], lr=0.1, nesterov=True)
+
+
 def test_masked_sgd_tells_autograd_of_the_write() -> None:
     w = torch.ones(2)
     before = w._version

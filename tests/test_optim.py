@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pruning import ops
 from pruning.masks import Masks, prunable
 from pruning.optim import MaskedSGD, enforce, mask_gradients
 from pruning.plan import PlanError
@@ -293,6 +294,140 @@ def test_sixteen_bit_weights_have_float32_momenta_that_a_state_dict_keeps(dtype:
     step(model, optimizer, 1)
     step(other, resumed, 1)
     assert same(model.state_dict(), other.state_dict())
+    assert masks.violations(model.state_dict()) == []
+
+
+# --- few survivors ------------------------------------------------------------------------------------------
+
+native = pytest.mark.skipif(ops.backend("cpu") != "native-cpu", reason=f"no kernels: {ops.report()['cpu']['reason']}")
+
+
+def few(model: nn.Module, seed: int = 0) -> Masks:
+    generator = torch.Generator().manual_seed(seed)
+    scores = {n: torch.rand(w.shape, generator=generator) for n, w in prunable(model).items()}
+    return Masks({n: ops.topk_masks([s], 2)[0] for n, s in scores.items()})  # of 72 and of 48
+
+
+@pytest.fixture
+def by_list(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many parameters each call of indexed_sgd_ was given."""
+    calls: list[int] = []
+    own = ops.indexed_sgd_
+
+    def counted(params: list[Tensor], *rest: Any, **rule: Any) -> None:
+        calls.append(len(params))
+        own(params, *rest, **rule)
+
+    monkeypatch.setattr(ops, "indexed_sgd_", counted)
+    return calls
+
+
+def pairs(sweep: int = 1000, **settings: Any) -> list[tuple[nn.Module, MaskedSGD, Masks]]:
+    """Returns the same training twice, after one step: one that never goes by lists, one that does."""
+    out = []
+    for every in (1, sweep):
+        model = network()
+        masks = few(model)
+        optimizer = MaskedSGD(model.parameters(), **settings)
+        optimizer.SWEEP = every
+        optimizer.set_masks(model, masks)
+        train(model, optimizer, 1)
+        out.append((model, optimizer, masks))
+    return out
+
+
+@native
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_updates_by_list_are_the_masked_ones_to_the_bit(by_list: list[int], settings: dict[str, Any]) -> None:
+    (model, optimizer, masks), (other, lists, _) = pairs(5, **settings)
+    assert not by_list
+    for seed, steps in enumerate((1, 2, 6, 1)):
+        train(model, optimizer, steps, seed)
+        train(other, lists, steps, seed)
+        assert same(model.state_dict(), other.state_dict())
+        if seed % 2:
+            assert same(momenta(optimizer, model), momenta(lists, other))
+            assert masks.violations(other.state_dict()) == masks.violations(momenta(lists, other)) == []
+    assert by_list == [2] * 8  # of ten steps after the first, the fourth and the ninth were sweeps
+
+
+@native
+def test_a_write_to_pruned_weights_is_undone_by_the_next_step(by_list: list[int]) -> None:
+    (model, optimizer, masks), (other, lists, _) = pairs(lr=0.1, momentum=0.9)
+    for m, o in ((model, optimizer), (other, lists)):
+        train(m, o, 2)
+        with torch.no_grad():
+            m[0].weight.add_(1.0)
+        train(m, o, 1, 7)
+        assert masks.violations(m.state_dict()) == []
+        train(m, o, 2, 8)
+    assert by_list == [2, 2, 1, 2, 2]
+    assert same(model.state_dict(), other.state_dict())
+    assert same(momenta(optimizer, model), momenta(lists, other))
+
+
+@native
+def test_a_write_that_no_version_counts_is_undone_by_the_next_sweep() -> None:
+    _, (model, optimizer, masks) = pairs(4, lr=0.1, momentum=0.9)
+    train(model, optimizer, 1)
+    model[0].weight.data.fill_(3.0)
+    train(model, optimizer, 2)
+    assert masks.violations(model.state_dict()) == []
+
+
+@native
+def test_masks_changed_in_place_are_listed_anew(by_list: list[int]) -> None:
+    twins = pairs(lr=0.1, momentum=0.9)
+    for model, optimizer, masks in twins:
+        train(model, optimizer, 2)
+        masks["0.weight"].copy_(few(model, 1)["0.weight"])
+        train(model, optimizer, 3, 1)
+        assert masks.violations(model.state_dict()) == masks.violations(momenta(optimizer, model)) == []
+    assert by_list == [2, 2, 1, 2, 2]
+    assert same(twins[0][0].state_dict(), twins[1][0].state_dict())
+
+
+@native
+def test_masks_written_by_an_op_count_as_changed() -> None:
+    _, (model, optimizer, masks) = pairs(lr=0.1)
+    train(model, optimizer, 1)
+    ops.topk_masks([torch.arange(float(m.numel())).view(m.shape) for m in masks.values()], 3, out=list(masks.values()))
+    train(model, optimizer, 1)
+    assert masks.kept == 3
+    assert masks.violations(model.state_dict()) == []
+
+
+@native
+@pytest.mark.parametrize("how", ["state dict", "deepcopy", "pickle", "set anew", "cleared"])
+def test_momenta_of_survivors_go_with_the_optimizer(how: str) -> None:
+    results = []
+    for model, optimizer, masks in pairs(lr=0.1, momentum=0.9, nesterov=True):
+        train(model, optimizer, 3)
+        if how == "state dict":
+            resumed = MaskedSGD(model.parameters(), lr=9.0, momentum=0.9)
+            resumed.set_masks(model, masks)
+            resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        elif how == "deepcopy":
+            model, resumed = copy.deepcopy((model, optimizer))
+        elif how == "pickle":
+            model, resumed = pickle.loads(pickle.dumps((model, optimizer)))
+        else:
+            resumed = optimizer
+            resumed.set_masks(model, halves(model)) if how == "set anew" else resumed.clear_masks()
+        train(model, resumed, 3, 1)
+        results.append((model.state_dict(), momenta(resumed, model)))
+    assert same(results[0][0], results[1][0])
+    assert same(results[0][1], results[1][1])
+
+
+@native
+def test_masks_made_in_inference_mode_hold() -> None:
+    model = network()
+    with torch.inference_mode():
+        masks = few(model)
+    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.set_masks(model, masks)
+    train(model, optimizer)
     assert masks.violations(model.state_dict()) == []
 
 

@@ -24,7 +24,6 @@ def masked_sgd_(
     nesterov: bool = False,
     first: bool = False,
     masters: Sequence[Tensor] | None = None,
-    settled: bool = False,
 ) -> None:
     """Returns nothing; updates `params` and `momenta` (and `masters`) in place, and never touches `grads`.
 
@@ -36,23 +35,48 @@ def masked_sgd_(
     parameters), or an empty list where momentum is 0. `masters` are float32 copies of 16-bit parameters: the step is
     done on them and the parameters are their rounding. `masks` are bool of the parameters' shapes or `pack`ed bits.
     `lr` is a number or a 0-d float32 or float64 tensor, so that a CUDA graph that was captured follows a schedule.
-    `settled` vouches that w and m are +0 already wherever a mask is False, as they are after a step with the same masks
-    if nobody wrote to them since; the kernels then touch survivors only, where few survive.
     """
     params, momenta, masters = list(params), list(momenta) if momentum else [], list(masters or ())
     rate, rate_tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
     _op(
         params, list(grads), momenta, list(masks), masters, rate, rate_tensor,
-        momentum, dampening, weight_decay, nesterov, first, settled,
+        momentum, dampening, weight_decay, nesterov, first,
     )  # fmt: skip
     if not torch.compiler.is_compiling():
         torch.autograd.graph.increment_version([*params, *momenta, *masters])
 
 
+def check_rule(
+    params: list[Tensor], lr_tensor: Tensor | None, momentum: float, dampening: float, nesterov: bool
+) -> None:
+    """Refuses a rule that torch.optim.SGD would refuse, and a rate that is no number."""
+    if nesterov and (momentum <= 0 or dampening != 0):
+        raise ValueError("nesterov needs a momentum above 0 and a dampening of 0")
+    if lr_tensor is None:
+        return
+    if lr_tensor.dim() or lr_tensor.dtype not in (torch.float32, torch.float64):
+        raise ValueError("lr must be a number or a 0-d float32 or float64 tensor")
+    if lr_tensor.device.type != "cpu":
+        one_device([lr_tensor, *params])
+
+
+def stepped(
+    weight: Tensor, grad: Tensor, velocity: Tensor | None, momentum: float, dampening: float, weight_decay: float,
+    nesterov: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Returns what the rate multiplies, and the new momentum; `velocity` is the old one, None where there is none yet."""
+    if weight_decay:
+        grad = grad.add(weight, alpha=weight_decay)
+    velocity = grad if velocity is None else velocity.mul(momentum).add(grad, alpha=1 - dampening)
+    if not momentum:
+        return grad, velocity
+    return (grad.add(velocity, alpha=momentum) if nesterov else velocity), velocity
+
+
 def _check(
     params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], masks: list[Tensor], masters: list[Tensor],
     lr: float, lr_tensor: Tensor | None, momentum: float, dampening: float, weight_decay: float, nesterov: bool,
-    first: bool, settled: bool,
+    first: bool,
 ) -> None:  # fmt: skip
     check_dtypes("params", params, FLOATS)
     check_shapes("grads", grads, params, "params")
@@ -64,8 +88,6 @@ def _check(
         raise ValueError(f"masks has {len(masks)} tensors for {len(params)} params")
     if momentum and len(momenta) != len(params):
         raise ValueError(f"momenta has {len(momenta)} tensors for {len(params)} params")
-    if nesterov and (momentum <= 0 or dampening != 0):
-        raise ValueError("nesterov needs a momentum above 0 and a dampening of 0")
     for i, (p, g, mask) in enumerate(zip(params, grads, masks, strict=True)):
         wide = torch.float64 if p.dtype == torch.float64 else torch.float32
         check_dtypes(f"grads[{i}:]", [g], (p.dtype,))
@@ -74,36 +96,27 @@ def _check(
         shape = p.shape if mask.dtype == torch.bool else (packed_size(p.numel()),)
         if mask.shape != shape:
             raise ValueError(f"masks[{i}] has shape {tuple(mask.shape)}; allowed is {tuple(shape)}")
-    if lr_tensor is not None:
-        if lr_tensor.dim() or lr_tensor.dtype not in (torch.float32, torch.float64):
-            raise ValueError("lr must be a number or a 0-d float32 or float64 tensor")
-        if lr_tensor.device.type != "cpu":
-            one_device([lr_tensor, *params])
+    check_rule(params, lr_tensor, momentum, dampening, nesterov)
     one_device([*params, *grads, *momenta, *masks, *masters])
 
 
 def _reference(
     params: list[Tensor], grads: list[Tensor], momenta: list[Tensor], masks: list[Tensor], masters: list[Tensor],
     lr: float, lr_tensor: Tensor | None, momentum: float, dampening: float, weight_decay: float, nesterov: bool,
-    first: bool, settled: bool,
+    first: bool,
 ) -> None:  # fmt: skip
-    _check(
-        params, grads, momenta, masks, masters, lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first,
-        settled,
-    )  # fmt: skip
+    _check(params, grads, momenta, masks, masters, lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first)
     for i, (param, mask) in enumerate(zip(params, masks, strict=True)):
         wide = torch.float64 if param.dtype == torch.float64 else torch.float32
         kept = mask if mask.dtype == torch.bool else unpack(mask, param.shape)
         weight = masters[i] if masters else param.to(wide)
-        grad = grads[i].to(wide)
-        if weight_decay:
-            grad = grad.add(weight, alpha=weight_decay)
-        step = grad
+        step, velocity = stepped(
+            weight, grads[i].to(wide), None if first or not momentum else momenta[i],
+            momentum, dampening, weight_decay, nesterov,
+        )  # fmt: skip
         if momentum:
-            velocity = grad if first else momenta[i].mul(momentum).add(grad, alpha=1 - dampening)
-            step = grad.add(velocity, alpha=momentum) if nesterov else velocity
             momenta[i].copy_(velocity.where(kept, 0))
-        moved = step * lr if lr_tensor is None else step * lr_tensor.to(wide)
+        moved = step * (lr if lr_tensor is None else lr_tensor.to(wide))
         for target in (param, *masters[i : i + 1]):
             target.copy_((weight - moved).where(kept, 0))
 
@@ -111,8 +124,8 @@ def _reference(
 _op = explained(
     define(
         "masked_sgd_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] masks, Tensor(c!)[] masters,"
-        " float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay, bool nesterov, bool first,"
-        " bool settled) -> ()",
+        " float lr, Tensor? lr_tensor, float momentum, float dampening, float weight_decay, bool nesterov, bool first)"
+        " -> ()",
         _reference,
         _check,
     ),

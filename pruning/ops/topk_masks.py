@@ -45,6 +45,8 @@ def topk_masks_counts(
     keeps = [int(keep)] if isinstance(keep, int) else [int(k) for k in keep]
     masks = [torch.empty_like(t, dtype=torch.bool) for t in tensors] if out is None else list(out)
     counts = _op(tensors, keeps, magnitude, [] if alive is None else list(alive), masks)
+    if out is not None and not torch.compiler.is_compiling():
+        torch.autograd.graph.increment_version(masks)
     return masks, counts
 
 
