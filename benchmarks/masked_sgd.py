@@ -2,7 +2,8 @@
 
     python benchmarks/masked_sgd.py [--sizes resnet56,resnet50,vgg16] [--threads 1,2] [--device cuda]
 
-The op's step is checked against float64 before it is timed. Nesterov, momentum 0.9, weight decay 5e-4.
+The op's step is checked against float64 before it is timed, the step by a list of survivors against the op's. MaskedSGD
+chooses between the two. Nesterov, momentum 0.9, weight decay 5e-4.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 import torch
 from layers import NETWORKS, weights
 from timing import Contenders, Probes, arguments, configurations, interleaved, report
-from torch import Tensor
+from torch import Tensor, nn
 
-from pruning import ops
+from pruning import MaskedSGD, ops
 
 RULE: dict[str, Any] = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
 LR = 1e-9  # so small that repeats leave the weights where they are
@@ -40,6 +41,34 @@ def torch_step(params: list[Tensor], grads: list[Tensor], **how: bool) -> Callab
     return torch.optim.SGD(copies, lr=LR, **RULE, **how).step
 
 
+def ours(params: list[Tensor], grads: list[Tensor], masks: list[Tensor]) -> Callable[[], Any]:
+    """Returns the step of MaskedSGD over copies of the parameters."""
+    model = nn.ParameterList([p.clone() for p in params])
+    for parameter, grad in zip(model, grads, strict=True):
+        parameter.grad = grad
+    optimizer = MaskedSGD(model.parameters(), lr=LR, **RULE)
+    optimizer.set_masks(model, {str(i): mask for i, mask in enumerate(masks)})
+    optimizer.step()
+    return optimizer.step
+
+
+def by_list(
+    params: list[Tensor], grads: list[Tensor], masks: list[Tensor]
+) -> tuple[Callable[[], Any], Callable[[], Any] | None]:
+    """Returns the step by lists over copies of the parameters, checked, and on the CPU a bare loop over the same places."""
+    weights = [p.where(m, 0) for p, m in zip(params, masks, strict=True)]
+    places = [m.flatten().nonzero().flatten().int() for m in masks]
+    momenta = [torch.zeros(at.numel(), device=at.device) for at in places]
+    dense, velocities = [w.clone() for w in weights], [torch.zeros_like(w) for w in weights]
+    ops.masked_sgd_(dense, grads, velocities, masks, lr=0.1, **RULE)
+    listed = [w.clone() for w in weights]
+    ops.indexed_sgd_(listed, grads, momenta, places, lr=0.1, **RULE)
+    for a, b in zip(dense, listed, strict=True):
+        torch.testing.assert_close(a, b, rtol=0 if a.is_cpu else 1e-6, atol=0 if a.is_cpu else 1e-7)
+    floor = Probes().loop("indexed", places, weights, grads, places) if weights[0].is_cpu else None
+    return lambda: ops.indexed_sgd_(weights, grads, momenta, places, lr=LR, **RULE), floor
+
+
 def with_masks(step: Callable[[], Any], tensors: list[list[Tensor]], masks: list[Tensor]) -> Callable[[], Any]:
     def run() -> None:
         step()
@@ -54,14 +83,14 @@ def contenders(options: Any, params: list[Tensor], grads: list[Tensor], density:
     masks = [torch.rand_like(p) < density for p in params]
     bits, floats = [ops.pack(m) for m in masks], [m.float() for m in masks]
     check(params, grads, masks)
-    settled = [p.where(m, 0) for p, m in zip(params, masks, strict=True)]
     still = [torch.zeros_like(p) for p in params]
     copies, moving = [p.clone() for p in params], [g.clone() for g in grads]
+    listed, listed_floor = by_list(params, grads, masks)
     runs: Contenders = {
         "prune": lambda: ops.masked_sgd_(params, grads, momenta, masks, lr=LR, **RULE),
         "prune, bits": lambda: ops.masked_sgd_(params, grads, momenta, bits, lr=LR, **RULE),
-        "prune, settled": lambda: ops.masked_sgd_(settled, grads, still, masks, lr=LR, settled=True, **RULE),
-        "prune, settled, bits": lambda: ops.masked_sgd_(settled, grads, still, bits, lr=LR, settled=True, **RULE),
+        "prune, by list": listed,
+        "MaskedSGD": ours(params, grads, masks),
         "torch fused, no mask": torch_step(params, grads, fused=True),
         "torch foreach, no mask": torch_step(params, grads, foreach=True),
     }
@@ -73,6 +102,8 @@ def contenders(options: Any, params: list[Tensor], grads: list[Tensor], density:
             torch_step(params, grads, foreach=True), [copies, moving, still], floats
         )
         runs["torch for-loop, no mask"] = torch_step(params, grads, foreach=False)
+    if listed_floor is not None:
+        runs["floor of the list"] = listed_floor
     if options.device == "cpu":
         runs["floor: read 12, write 8"] = Probes().loop("sgd_like", params, copies, grads, momenta, last=0.0)
     else:

@@ -45,6 +45,16 @@ void read4_write1(int64_t count, const int64_t* sizes, int threads, const float*
         over |= static_cast<uint64_t>(_mm512_cmp_ps_mask(_mm512_abs_ps(_mm512_loadu_ps(in + i + 16 * j)), bound, _CMP_GT_OQ)) << 16 * j;
       _mm512_storeu_si512(out + i, _mm512_maskz_set1_epi8(_cvtu64_mask64(over), 1));
     }
+#elif defined(__AVX2__)
+    const __m256 bound = _mm256_set1_ps(limit), sign = _mm256_set1_ps(-0.0f);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), one = _mm256_set1_epi8(1);
+    for (; i + 32 <= end; i += 32) {
+      __m256i over[4];
+      for (int j = 0; j < 4; ++j)
+        over[j] = _mm256_castps_si256(_mm256_cmp_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(in + i + 8 * j)), bound, _CMP_GT_OQ));
+      const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(over[0], over[1]), _mm256_packs_epi32(over[2], over[3]));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), _mm256_and_si256(_mm256_permutevar8x32_epi32(bytes, order), one));
+    }
 #endif
     for (; i < end; ++i) out[i] = __builtin_fabsf(in[i]) > limit;
   });
@@ -83,4 +93,11 @@ void sgd_like(int64_t count, const int64_t* sizes, int threads, float* const* w,
     }
   });
 }
+// Reads and writes w and reads g at listed places: sizes are the lists'.
+void indexed(int64_t count, const int64_t* sizes, int threads, float* const* w, const float* const* g, const int32_t* const* places) {
+  Pool::run(count, sizes, threads, [&](int64_t a, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) w[a][places[a][i]] += 0.0f * g[a][places[a][i]];
+  });
+}
+
 }

@@ -49,6 +49,7 @@ class MaskedSGD(SGD):
         fused: bool | None = None,
     ) -> None:
         self._masked: dict[nn.Parameter, Survivors] = {}
+        self._members: list[tuple[list[Tensor], list[Survivors]]] = []
         self._steps = 0
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, foreach=foreach, fused=fused)
         self._step_supports_amp_scaling = False  # a GradScaler unscales the gradients itself, as for unfused optimizers
@@ -61,13 +62,19 @@ class MaskedSGD(SGD):
         matched = (masks if isinstance(masks, Masks) else Masks(masks)).match(model)
         state = self.state
         self._masked = {parameter: Survivors(parameter, mask) for parameter, mask in matched.items()}
+        self._members = []
         for parameter, mask in matched.items():
             _zero(parameter, state.get(parameter, {}), mask)
 
     def clear_masks(self) -> None:
         """Forgets the masks: from the next step on every weight is trained."""
         self._take_back()
-        self._masked = {}
+        self._masked, self._members = {}, []
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group of parameters, as in torch.optim.SGD."""
+        super().add_param_group(param_group)
+        self._members = []
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
@@ -94,15 +101,17 @@ class MaskedSGD(SGD):
             with torch.enable_grad():
                 loss = closure()
         self._steps += 1
-        for group in self.param_groups:
-            free: list[Tensor] = []
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.layout != torch.strided:
-                    raise PlanError("MaskedSGD takes no sparse gradients: build the embedding with sparse=False")
-                if parameter.grad is not None and parameter not in self._masked:
-                    free.append(parameter)
-            self._step_free(group, free)
-            self._step_masked(group)
+        if len(self._members) != len(self.param_groups):
+            self._members = [
+                (
+                    [p for p in group["params"] if p not in self._masked],
+                    [self._masked[p] for p in group["params"] if p in self._masked],
+                )
+                for group in self.param_groups
+            ]
+        for group, (free, masked) in zip(self.param_groups, self._members, strict=True):
+            self._step_free(group, [p for p in free if p.grad is not None])
+            self._step_masked(group, masked)
         return loss
 
     def _step_free(self, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -115,7 +124,7 @@ class MaskedSGD(SGD):
             )
         sgd(
             params,
-            [p.grad for p in params if p.grad is not None],
+            _gradients(params),
             buffers,
             foreach=foreach,
             fused=group["fused"],
@@ -130,33 +139,30 @@ class MaskedSGD(SGD):
             for parameter, buffer in zip(params, buffers, strict=True):
                 self._state[parameter][_KEY] = buffer
 
-    def _step_masked(self, group: dict[str, Any]) -> None:
+    def _step_masked(self, group: dict[str, Any], masked: list[Survivors]) -> None:
         momentum = group["momentum"]
         sweep = self._steps % self.SWEEP == 0
         dense: dict[tuple[torch.device, torch.dtype, bool], list[Survivors]] = {}
         listed: dict[torch.dtype, list[Survivors]] = {}
-        for parameter in group["params"]:
-            kept = self._masked.get(parameter)
-            if kept is None:
-                continue
-            state = self._state[parameter] if momentum else self._state.get(parameter, {})
+        for kept in masked:
+            parameter = kept.parameter
+            state = self._state[parameter] if momentum else {}
             if parameter.grad is not None and not sweep and kept.listed:
-                if not momentum and kept.momenta is None:
-                    listed.setdefault(parameter.dtype, []).append(kept)
-                    continue
                 if momentum and kept.momenta is None and _KEY in state:
-                    kept.gather(_wide(state.pop(_KEY), parameter))
-                if momentum and kept.momenta is not None:
+                    kept.gather(state.pop(_KEY))
+                if bool(momentum) == (kept.momenta is not None):
                     listed.setdefault(parameter.dtype, []).append(kept)
                     continue
             if kept.momenta is not None:
-                state[_KEY] = kept.scatter()
+                self._state[parameter][_KEY] = kept.scatter()
             if parameter.grad is None:
-                _zero(parameter, state, kept.mask)
+                _zero(parameter, self._state.get(parameter, {}), kept.mask)
                 continue
             kept.draw()
-            first = bool(momentum) and self._momentum(parameter)
-            dense.setdefault((parameter.device, parameter.dtype, first), []).append(kept)
+            first = momentum and _KEY not in state
+            if first or (momentum and state[_KEY].dtype is not kept.wide):
+                state[_KEY] = torch.zeros_like(parameter, dtype=kept.wide) if first else state[_KEY].to(kept.wide)
+            dense.setdefault((parameter.device, parameter.dtype, bool(first)), []).append(kept)
         rule = {
             "lr": group["lr"], "momentum": momentum, "dampening": group["dampening"],
             "weight_decay": float(group["weight_decay"]), "nesterov": group["nesterov"],
@@ -165,21 +171,12 @@ class MaskedSGD(SGD):
             params = [kept.parameter for kept in some]
             momenta = [self._state[p][_KEY] for p in params] if momentum else []
             ops.masked_sgd_(params, _gradients(params), momenta, [kept.given for kept in some], first=first, **rule)
-            for kept in some:
-                kept.written()
         for some in listed.values():
             params = [kept.parameter for kept in some]
             momenta = [kept.momenta for kept in some if kept.momenta is not None]
             ops.indexed_sgd_(params, _gradients(params), momenta, [kept.places for kept in some], **rule)
-            for kept in some:
-                kept.written()
-
-    def _momentum(self, parameter: Tensor) -> bool:
-        """Returns whether the parameter had no momentum yet; gives it one of the dtype that the op takes."""
-        state = self._state[parameter]
-        buffer = state.get(_KEY)
-        state[_KEY] = _wide(torch.zeros_like(parameter) if buffer is None else buffer, parameter)
-        return buffer is None
+        for kept in masked:
+            kept.written = kept.parameter._version
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what :meth:`state_dict` returned; float32 momenta of 16-bit weights are not rounded as torch would."""
@@ -201,7 +198,7 @@ class MaskedSGD(SGD):
         rest = {key: value for key, value in state.items() if key not in ("state", "_masks")}
         if "_masks" in state:  # a copy, made without __init__
             self._masked = {parameter: Survivors(parameter, mask) for parameter, mask in state["_masks"].items()}
-            self._steps = 0
+            self._members, self._steps = [], 0
         self.state = state["state"]
         super().__setstate__(rest)
 
@@ -232,12 +229,10 @@ def mask_gradients(model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> Non
 
 
 def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
-    return [p.grad for p in params if p.grad is not None]
-
-
-def _wide(momentum: Tensor, parameter: Tensor) -> Tensor:
-    """Returns the momentum in the dtype that the ops take: float32, of float64 weights float64."""
-    return momentum.to(torch.float64 if parameter.dtype == torch.float64 else torch.float32)
+    gradients = [p.grad for p in params if p.grad is not None]
+    if any(grad.layout is not torch.strided for grad in gradients):
+        raise PlanError("MaskedSGD takes no sparse gradients: build the embedding with sparse=False")
+    return gradients
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ alone, so they must be +0 already. Writes that torch counts (`Tensor._version`) 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from pruning import ops
@@ -19,15 +20,20 @@ class Survivors:
 
     def __init__(self, parameter: nn.Parameter, mask: Tensor) -> None:
         self.parameter, self.mask = parameter, mask
+        self.wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32  # of the momenta
         self.momenta: Tensor | None = None  # [k]: those of the survivors, while the list is in use
         self.given = mask  # what masked_sgd_ reads
+        self.written = -1  # the weight's version after the optimizer's own last step
         self._places: Tensor | None = None  # int32 [k], row-major
-        self._drawn = self._written = -1
+        self._drawn = -1
+        self._still = mask.is_inference()  # such a mask has no version: changes could not be told, so none is drawn
 
     @property
     def listed(self) -> bool:
-        """Returns whether the next update may go by the list: nobody has written to the weight since the last one."""
-        return self._places is not None and self.parameter._version == self._written and self._is_drawn()
+        """Returns whether the next update may go by the list: nobody has written to weight or mask since the last one."""
+        return (
+            self._places is not None and self.parameter._version == self.written and self.mask._version == self._drawn
+        )
 
     @property
     def places(self) -> Tensor:
@@ -37,12 +43,10 @@ class Survivors:
 
     def draw(self) -> None:
         """Reads the mask again where it was changed since; `momenta` must have been taken back before."""
-        if self._is_drawn():
-            return
-        self.given, self._places = self.mask, None
-        if self.mask.is_inference():  # changes cannot be told from its version
+        if self._still or self.mask._version == self._drawn:
             return
         self._drawn = self.mask._version
+        self.given, self._places = self.mask, None
         if ops.backend(self.mask.device) != "native-cpu" or not self.parameter.is_contiguous():
             return
         self.given = ops.pack(self.mask)
@@ -50,13 +54,9 @@ class Survivors:
         if total < 2**31 and int(ops.nnz([self.given])) <= LISTED * total:
             self._places = self.mask.flatten().nonzero().flatten().int()
 
-    def written(self) -> None:
-        """Notes that the optimizer itself has written to the weight."""
-        self._written = self.parameter._version
-
     def gather(self, buffer: Tensor) -> None:
         """Takes the survivors' momenta out of a momentum buffer of the parameter's shape."""
-        self.momenta = buffer.flatten()[self.places.long()]
+        self.momenta = buffer.flatten()[self.places.long()].to(self.wide)
 
     def scatter(self) -> Tensor:
         """Returns the momentum buffer of the parameter's shape, and forgets the survivors' own."""
@@ -64,6 +64,3 @@ class Survivors:
         buffer = self.momenta.new_zeros(self.mask.numel()).index_copy_(0, self.places.long(), self.momenta)
         self.momenta = None
         return buffer.view(self.mask.shape)
-
-    def _is_drawn(self) -> bool:
-        return not self.mask.is_inference() and self.mask._version == self._drawn
