@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pruning import ablations, scoring, seeds
 from pruning.allocation import allocate, collapsed
 from pruning.events import Progress, Tell, Warned, silent
-from pruning.masks import Masks
+from pruning.masks import Masks, count_nonzeros
 from pruning.plan import PlanError, ScoringMode, suggest
 from pruning.scoring import Batch, score, warn
 
@@ -154,7 +154,10 @@ def _tell_ties(
 ) -> None:
     """Tells of layers where some weights of score 0 are kept and some are not: which ones is chance."""
     tied = []
-    for name, value in scores.items():
+    nonzero = count_nonzeros(list(scores.values()))
+    for (name, value), others in zip(scores.items(), nonzero, strict=True):
+        if others == value.numel():
+            continue
         zero = value == 0 if before is None else (value == 0) & before[name].to(value.device)
         kept = int((zero & after[name]).sum())
         if 0 < kept < int(zero.sum()):

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pruning import ops, runs
+from pruning.extremes import finite
 from pruning.plan import SCHEMA, PlanError
 
 
@@ -77,7 +78,7 @@ def restore(model: nn.Module, tensors: Mapping[str, Tensor], source: Path) -> No
             raise PlanError(
                 f"{source} does not fit the model: '{name}' is {list(tensor.shape)}, not {list(own[name].shape)}"
             )
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not finite(tensor):
             raise PlanError(f"{source}: '{name}' holds values that are not finite")
     model.load_state_dict(dict(tensors))
 

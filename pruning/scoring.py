@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from pruning import seeds
 from pruning.criteria import CRITERIA, Ask, Criterion
 from pruning.events import Event, Tell, Warned
+from pruning.extremes import extremes
 from pruning.masks import prunable
 from pruning.plan import CRITERION_OPTIONS, PlanError, ScoringMode, suggest
 
@@ -122,9 +124,10 @@ def question(
 
 def check(criterion: str, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, tell: Tell) -> None:
     """Raises PlanError where scores are not finite or all 0, and tells of layers whose scores are all 0."""
-    if broken := [name for name, score in scores.items() if not bool(score.isfinite().all())]:
+    ends = {name: extremes(score) for name, score in scores.items()}
+    if broken := [name for name, found in ends.items() if not all(map(math.isfinite, found))]:
         raise PlanError(f"criterion '{criterion}' gives scores that are not finite in {named(broken)}")
-    dead = [name for name, score in scores.items() if not bool(score.any())]
+    dead = [name for name, found in ends.items() if found == (0.0, 0.0)]
     if len(dead) == len(scores):
         raise PlanError(f"criterion '{criterion}' gives every weight the score 0, so there is nothing to rank")
     if masks is not None:

@@ -19,7 +19,7 @@ FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 
 # Bottom first. A module imports from lower floors and, on its own floor, inside its own folder only.
 FLOORS = (
-    {"plan", "events", "seeds", "ops", "recipes"},
+    {"plan", "events", "seeds", "ops", "recipes", "extremes"},
     {"usercode", "runs", "schedules"},
     {"masks", "trust", "checkpoint", "models", "data", "survivors"},
     {"flops", "optim", "criteria", "allocation", "structured", "ablations", "rewind"},

@@ -16,6 +16,7 @@ from torch import Tensor
 from pruning import ops
 from pruning.allocation.counts import given_counts, layer_counts
 from pruning.allocation.lamp import lamp
+from pruning.extremes import finite
 from pruning.masks import Masks
 from pruning.plan import PlanError, suggest
 
@@ -46,7 +47,7 @@ def allocate(
     weights stay in every layer, or all that it has left. `rates` {name or pattern: density} belongs to the
     allocation "rates"; with it `density` may be None, for what the rates amount to.
     """
-    if broken := [name for name, score in scores.items() if not bool(torch.isfinite(score).all())]:
+    if broken := [name for name, score in scores.items() if not finite(score)]:
         raise PlanError(f"the scores of '{broken[0]}' are not finite")
     shapes = {name: score.shape for name, score in scores.items()}
     share = shared(shapes, density, allocation, masks=masks, min_per_layer=min_per_layer, rates=rates)
