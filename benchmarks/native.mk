@@ -10,7 +10,7 @@ abi-check: $(VENV)/.installed
 	test -x $(ABI)/bin/python || $(PYTHON) -m venv $(ABI)
 	$(ABI)/bin/python -m pip install --quiet "$(ABI_TORCH)" numpy pytest pytest-timeout hypothesis typer rich pydantic safetensors
 	PYTHONPATH=$(CURDIR) $(ABI)/bin/python -c "from pruning import ops; import torch; print(torch.__version__, ops.report()['built']); assert ops.backend('cpu') == 'native-cpu'"
-	PYTHONPATH=$(CURDIR) $(ABI)/bin/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_ops_reference.py
+	PRUNE_CASES=300 PYTHONPATH=$(CURDIR) $(ABI)/bin/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_ops_reference.py
 
 # The property tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, in a copy of the sources.
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -44,3 +44,5 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/topk_masks.py
 	$(BIN)/python benchmarks/masked_sgd.py
 	$(BIN)/python benchmarks/nnz.py
+	$(BIN)/python benchmarks/epoch.py
+	$(BIN)/python benchmarks/prune_command.py

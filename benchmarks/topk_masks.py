@@ -9,6 +9,7 @@ where the method promises that.
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +58,14 @@ def by_partition(tensors: list[Tensor], keep: int, out: list[Tensor]) -> list[Te
     return masks_over(tensors, float(values[at]), out)
 
 
+def by_cupy(tensors: list[Tensor], keep: int, out: list[Tensor]) -> list[Tensor]:
+    import cupy
+
+    values = cupy.from_dlpack(flat(tensors))
+    values.sort()  # cub's radix sort
+    return masks_over(tensors, torch.from_dlpack(values[values.size - keep - 1]), out)
+
+
 def by_global_unstructured(tensors: list[Tensor], keep: int) -> list[Tensor]:
     modules = []
     for t in tensors:
@@ -86,6 +95,8 @@ def contenders(tensors: list[Tensor], keep: int, device: str, slow: bool) -> Con
         runs["numpy.partition"] = lambda: by_partition(tensors, keep, out)
     if slow or device != "cpu":
         runs["torch.topk"] = lambda: by_topk(tensors, keep, out)
+        if device != "cpu" and importlib.util.find_spec("cupy"):
+            runs["cub's sort, by cupy"] = lambda: by_cupy(tensors, keep, out)
         runs["torch.sort"] = lambda: by_sort(tensors, keep, out)
         runs["global_unstructured"] = lambda: by_global_unstructured(tensors, keep)
     return runs

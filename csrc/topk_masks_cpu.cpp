@@ -3,114 +3,19 @@
 // listed (or is an end of the bracket, where ties are heavy), and only what is undecided is touched again. Where the
 // sample misled, a radix selection by histograms finds the threshold instead: always exact, a few passes slower.
 
-#include <cmath>
-#include <memory>
-
-#include "classify.h"
-#include "parallel.h"
+#include "topk_sample.h"
 
 namespace prune {
 namespace {
 
-constexpr int64_t kBlock = 1 << 16;      // candidates per block of a list
-constexpr int64_t kRun = 16;             // elements per sampled run: a cache line of floats
-constexpr int64_t kWholly = 4096;        // groups up to this size are listed wholly instead of sampled
-constexpr int64_t kPiece = 4096;         // elements gathered at a time where memory is strided
-constexpr int kBins = 2048;
-constexpr double kSigmas = 5;             // of the sample's error, either side: misses once in 10^6 selections
-
-struct Chunk {  // of one tensor; no chunk crosses tensors
-  int64_t tensor, begin, n;
-};
+constexpr int64_t kBlock = 1 << 16;  // candidates per block of a list
 
 template <class Rank>
-constexpr int64_t kChunk = 1 << 16;
+class Selection : public Sampled<Rank> {  // one ranking over a group of tensors
+  using typename Group<Rank>::Bits;
+  using Group<Rank>::x_, Group<Rank>::alive_, Group<Rank>::out_, Group<Rank>::chunks_, Group<Rank>::threads_, Group<Rank>::total_;
+  using Group<Rank>::living_, Group<Rank>::each, Group<Rank>::pieces, Group<Rank>::radix, Sampled<Rank>::bracket;
 
-using Classify32 = bool (*)(const Piece<int32_t>&, Bracket<int32_t>, Candidate<int32_t>*, int64_t, Tally&);
-
-template <bool kEnds>
-bool classify_scalar32(const Piece<int32_t>& p, Bracket<int32_t> b, Candidate<int32_t>* list, int64_t room, Tally& t) {
-  return classify_plain<kEnds>(p, b, list, room, t);
-}
-
-#if PRUNE_X86
-template <bool kMagnitude, bool kEnds, bool kAlive>
-Classify32 vector_kernel(ScalarType type) {
-  const bool wide = isa() == Isa::avx512;
-  switch (type) {
-    case ScalarType::Float:
-      return wide ? classify512<ScalarType::Float, kMagnitude, kEnds, kAlive> : classify256<ScalarType::Float, kMagnitude, kEnds, kAlive>;
-    case ScalarType::BFloat16:
-      return wide ? classify512<ScalarType::BFloat16, kMagnitude, kEnds, kAlive>
-                  : classify256<ScalarType::BFloat16, kMagnitude, kEnds, kAlive>;
-    case ScalarType::Half:
-      return wide ? classify512<ScalarType::Half, kMagnitude, kEnds, kAlive> : classify256<ScalarType::Half, kMagnitude, kEnds, kAlive>;
-    default:
-      return wide ? classify512<ScalarType::Undefined, true, kEnds, kAlive> : classify256<ScalarType::Undefined, true, kEnds, kAlive>;
-  }
-}
-
-template <bool kEnds>
-Classify32 vector_kernel(const Piece<int32_t>& p) {
-  if (p.alive != nullptr) return p.magnitude ? vector_kernel<true, kEnds, true>(p.type) : vector_kernel<false, kEnds, true>(p.type);
-  return p.magnitude ? vector_kernel<true, kEnds, false>(p.type) : vector_kernel<false, kEnds, false>(p.type);
-}
-#endif
-
-template <bool kEnds>
-bool classify(const Piece<int32_t>& p, Bracket<int32_t> b, Candidate<int32_t>* list, int64_t room, Tally& t) {
-#if PRUNE_X86
-  if (isa() != Isa::scalar) return vector_kernel<kEnds>(p)(p, b, list, room, t);
-#endif
-  return classify_scalar32<kEnds>(p, b, list, room, t);
-}
-
-template <bool kEnds>
-bool classify(const Piece<int64_t>& p, Bracket<int64_t> b, Candidate<int64_t>* list, int64_t room, Tally& t) {
-  return classify_plain<kEnds>(p, b, list, room, t);
-}
-
-int64_t size_of(ScalarType type) { return type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2; }
-
-template <class Rank>
-Rank largest(std::vector<Rank>& ranks, int64_t k) {  // the k-th, 1-based; reorders
-  std::nth_element(ranks.begin(), ranks.begin() + (k - 1), ranks.end(), std::greater<Rank>());
-  return ranks[k - 1];
-}
-
-template <class Rank>
-class Ordered {  // order statistics of what is alive among ranks: one histogram of their leading bits, then a small part
-  using Bits = std::make_unsigned_t<Rank>;
-  static constexpr int kShift = 8 * sizeof(Rank) - 12;
-
- public:
-  explicit Ordered(const std::vector<Rank>& ranks) : ranks_(ranks), bins_(1 << 12) {
-    for (Rank r : ranks) ++bins_[bin(r)];
-    for (int64_t count : bins_) living_ += count;
-    for (Rank r : ranks) living_ -= r == kDead<Rank>;
-  }
-  int64_t size() const { return living_; }
-  Rank largest(int64_t k) const {  // the k-th, 1 <= k <= size()
-    size_t at = bins_.size() - 1;
-    while (bins_[at] < k) k -= bins_[at--];
-    std::vector<Rank> close;
-    close.reserve(bins_[at]);
-    for (Rank r : ranks_)
-      if (bin(r) == at) close.push_back(r);
-    return prune::largest(close, k);
-  }
-
- private:
-  static size_t bin(Rank r) { return (static_cast<Bits>(r) ^ Bits{1} << (8 * sizeof(Rank) - 1)) >> kShift; }
-
-  const std::vector<Rank>& ranks_;
-  std::vector<int64_t> bins_;
-  int64_t living_ = 0;
-};
-
-template <class Rank>
-class Selection {  // one ranking over a group of tensors
-  using Bits = std::make_unsigned_t<Rank>;
   struct List {
     int64_t block = -1, first = 0, n = 0;
   };
@@ -121,17 +26,8 @@ class Selection {  // one ranking over a group of tensors
  public:
   Selection(const std::vector<View>& x, const std::vector<View>& alive, const std::vector<View>& out, bool magnitude,
             int64_t first, int64_t last, int64_t keep, int64_t* kept, int64_t threads)
-      : x_(x), alive_(alive), out_(out), magnitude_(magnitude), keep_(keep), kept_(kept), threads_(threads) {
-    for (int64_t t = first; t < last; ++t) {
-      kept_[t] = 0;
-      for (int64_t i = 0; i < x[t].numel; i += kChunk<Rank>) {
-        chunks_.push_back({t, i, std::min(kChunk<Rank>, x[t].numel - i)});
-        starts_.push_back(total_);
-        total_ += chunks_.back().n;
-      }
-    }
-    counts_.resize(chunks_.size());
-    living_ = alive.empty() ? total_ : count_alive();
+      : Sampled<Rank>(x, alive, out, magnitude, first, last, threads), keep_(keep), kept_(kept), counts_(chunks_.size()) {
+    std::fill(kept + first, kept + last, 0);
   }
 
   void run() {
@@ -139,54 +35,12 @@ class Selection {  // one ranking over a group of tensors
       const Rank at_least = keep_ == 0 ? std::numeric_limits<Rank>::max() - 1 : kNan<Rank>;
       each([&](int64_t c) { rewrite(c, at_least, keep_ == 0 ? 0 : chunks_[c].n); });
     } else if (!bracketed()) {
-      hold(radix());
+      hold(radix(keep_));
     }
     for (size_t c = 0; c < chunks_.size(); ++c) kept_[chunks_[c].tensor] += counts_[c].from_hi;
   }
 
  private:
-  template <class Work>
-  void each(const Work& work) {
-    share(chunks_.size(), threads_, [&](int64_t c, int64_t) { work(c); });
-  }
-
-  // Calls body(piece) for the pieces of a chunk; strided memory passes through contiguous scratch.
-  template <class Body>
-  bool pieces(int64_t c, const Body& body) const {
-    const Chunk& k = chunks_[c];
-    const View &x = x_[k.tensor], &m = out_[k.tensor];
-    const View* a = alive_.empty() ? nullptr : &alive_[k.tensor];
-    const int64_t size = size_of(x.type);
-    if (x.flat && m.flat && (a == nullptr || a->flat))
-      return body(Piece<Rank>{x.data + k.begin * size, a == nullptr ? nullptr : a->data + k.begin, m.data + k.begin, k.n, 0,
-                              x.type, magnitude_});
-    std::vector<Rank> ranks(std::min(kPiece, k.n));
-    std::vector<char> masks(ranks.size());
-    for (int64_t i = 0; i < k.n; i += kPiece) {
-      const int64_t n = std::min(kPiece, k.n - i);
-      walk(x, k.begin + i, n, [&](int64_t j, int64_t offset) { ranks[j] = rank_of<Rank>(x.data, offset, x.type, magnitude_); });
-      if (a != nullptr)
-        walk(*a, k.begin + i, n, [&](int64_t j, int64_t offset) { ranks[j] = a->data[offset] == 0 ? kDead<Rank> : ranks[j]; });
-      if (!body(Piece<Rank>{reinterpret_cast<char*>(ranks.data()), nullptr, masks.data(), n, static_cast<uint32_t>(i),
-                            ScalarType::Undefined, magnitude_}))
-        return false;
-      walk(m, k.begin + i, n, [&](int64_t j, int64_t offset) { m.data[offset] = masks[j]; });
-    }
-    return true;
-  }
-
-  int64_t count_alive() {
-    std::vector<int64_t> living(chunks_.size());
-    each([&](int64_t c) {
-      const Chunk& k = chunks_[c];
-      const View& a = alive_[k.tensor];
-      walk(a, k.begin, k.n, [&](int64_t, int64_t offset) { living[c] += a.data[offset] != 0; });
-    });
-    int64_t sum = 0;
-    for (int64_t n : living) sum += n;
-    return sum;
-  }
-
   // Writes rank > threshold, and the first `quota` of those equal to it.
   void rewrite(int64_t c, Rank threshold, int64_t quota) {
     int64_t left = quota, kept = 0;
@@ -255,7 +109,7 @@ class Selection {  // one ranking over a group of tensors
 
   bool bracketed() {
     bool ends = false;
-    const Bracket<Rank> b = bracket(ends);
+    const Bracket<Rank> b = bracket(keep_, ends);
     const Bins bins(b);
     const int64_t most = (8 << 20) / 3 * 2 / static_cast<int64_t>(sizeof(Candidate<Rank>)) + total_ / 400;
     blocks_.resize(std::max<int64_t>(threads_, most / kBlock));
@@ -355,135 +209,11 @@ class Selection {  // one ranking over a group of tensors
     each([&](int64_t c) { fix(c, threshold, quotas[c]); });
   }
 
-  Rank rank_at(int64_t chunk, int64_t i) const {
-    const Chunk& k = chunks_[chunk];
-    const View& x = x_[k.tensor];
-    if (!alive_.empty() && alive_[k.tensor].data[alive_[k.tensor].offset(k.begin + i)] == 0) return kDead<Rank>;
-    return rank_of<Rank>(x.data, x.offset(k.begin + i), x.type, magnitude_);
-  }
-
-  // Runs of 16 neighbours, one at a fixed pseudo-random place in each of equal strata, tell where the threshold lies and,
-  // by how much each differs from the run before it, how sure that is: neighbouring weights are alike, so the spread must
-  // be that of runs; layers differ, but strata keep to their layers, so only the spread between neighbouring strata counts.
-  // `ends` tells whether ties with an end of the bracket are many enough to be worth counting.
-  Bracket<Rank> bracket(bool& ends) const {
-    const Bracket<Rank> everything{kDead<Rank>, std::numeric_limits<Rank>::max()};
-    if (total_ <= kWholly) return everything;
-    const int64_t runs = static_cast<int64_t>(std::pow(1.5 * static_cast<double>(total_), 2.0 / 3.0)) / kRun + 1;
-    const int64_t stratum = total_ / runs;
-    std::vector<Rank> sample(runs * kRun, kDead<Rank>);
-    constexpr int64_t kUnit = 256;
-    share((runs + kUnit - 1) / kUnit, std::min<int64_t>(threads_, runs / 1024 + 1), [&](int64_t unit, int64_t) {
-      const int64_t first = unit * kUnit, last = std::min(runs, first + kUnit);
-      int64_t places[kUnit], chunk_of[kUnit];
-      int64_t chunk = std::upper_bound(starts_.begin(), starts_.end(), first * stratum) - starts_.begin() - 1;
-      for (int64_t s = first; s < last; ++s) {
-        const uint64_t hash = (static_cast<uint64_t>(s) + 1) * 0x9e3779b97f4a7c15ull >> 32;
-        const int64_t at = s * stratum + static_cast<int64_t>(hash % static_cast<uint64_t>(std::max<int64_t>(stratum / kRun, 1))) * kRun;
-        while (chunk + 1 < static_cast<int64_t>(starts_.size()) && starts_[chunk + 1] <= at) ++chunk;
-        places[s - first] = at;
-        chunk_of[s - first] = chunk;
-        const Chunk& k = chunks_[chunk];
-        __builtin_prefetch(x_[k.tensor].data + x_[k.tensor].offset(k.begin + at - starts_[chunk]) * size_of(x_[k.tensor].type));
-      }
-      for (int64_t s = first; s < last; ++s)
-        sample_run(chunk_of[s - first], places[s - first], &sample[s * kRun]);
-    });
-    const Ordered<Rank> order(sample);
-    const int64_t n = order.size();
-    if (n == 0) return everything;
-    const double share_kept = static_cast<double>(keep_) / static_cast<double>(living_);
-    const int64_t middle = std::clamp<int64_t>(static_cast<int64_t>(share_kept * static_cast<double>(n)), 1, n);
-    const Rank guess = order.largest(middle);
-    std::vector<int32_t> above(runs), equal(runs), living(runs);
-    int64_t over = 0, at = 0;
-    for (int64_t s = 0; s < runs; ++s) {
-      int32_t a = 0, e = 0, l = 0;
-      for (int64_t j = 0; j < kRun; ++j) {
-        const Rank r = sample[s * kRun + j];
-        a += r > guess;
-        e += r == guess;
-        l += r != kDead<Rank>;
-      }
-      over += above[s] = a;
-      at += equal[s] = e;
-      living[s] = l;
-    }
-    const double tied = static_cast<double>(middle - over) / static_cast<double>(at);  // the share of ties to count
-    double variance = 0, before = 0;
-    for (int64_t s = 0; s < runs; ++s) {
-      const double excess = above[s] + tied * equal[s] - share_kept * living[s];
-      if (s > 0) variance += (excess - before) * (excess - before) / 2;
-      before = excess;
-    }
-    const int64_t width = static_cast<int64_t>(kSigmas * std::sqrt(variance)) + 8;
-    Bracket<Rank> b = everything;
-    if (middle + width <= n) b.lo = order.largest(middle + width);
-    if (middle - width >= 1) b.hi = order.largest(middle - width);
-    if (b.lo == b.hi) b.lo = b.hi - 1;  // one value holds the whole bracket: its ties are counted, nothing is listed
-    int64_t at_ends = 0;
-    for (Rank r : sample) at_ends += r == b.lo || r == b.hi;
-    ends = at_ends > 8;
-    return b;
-  }
-
-  void sample_run(int64_t chunk, int64_t at, Rank* run) const {  // kRun neighbours in the group's flat order
-    const Chunk& k = chunks_[chunk];
-    const View& x = x_[k.tensor];
-    const int64_t i = k.begin + at - starts_[chunk];
-    if (x.flat && alive_.empty() && i + kRun <= k.begin + k.n) {
-      if (x.type == ScalarType::Float)  // by itself, so that the loop is vectorized
-        for (int64_t j = 0; j < kRun; ++j) run[j] = rank_of<Rank>(x.data, i + j, ScalarType::Float, magnitude_);
-      else
-        for (int64_t j = 0; j < kRun; ++j) run[j] = rank_of<Rank>(x.data, i + j, x.type, magnitude_);
-      return;
-    }
-    for (int64_t j = 0; j < kRun && at + j < total_; ++j) {
-      while (chunk + 1 < static_cast<int64_t>(starts_.size()) && starts_[chunk + 1] <= at + j) ++chunk;
-      run[j] = rank_at(chunk, at + j - starts_[chunk]);
-    }
-  }
-
-  // The keep-th largest rank, eleven bits at a time.
-  Rank radix() {
-    constexpr int kBits = 8 * sizeof(Rank);
-    constexpr Bits kFlip = Bits{1} << (kBits - 1);
-    Bits prefix = 0;
-    int64_t keep = keep_;
-    for (int left = kBits; left > 0;) {
-      const int take = std::min(11, left), shift = left - take;
-      std::vector<std::vector<int64_t>> bins(threads_, std::vector<int64_t>(kBins));
-      share(chunks_.size(), threads_, [&](int64_t c, int64_t thread) {
-        for (int64_t i = 0; i < chunks_[c].n; ++i) {
-          const Rank r = rank_at(c, i);
-          const Bits bits = static_cast<Bits>(r) ^ kFlip;
-          if (r != kDead<Rank> && (left == kBits || bits >> left == prefix)) ++bins[thread][bits >> shift & ((1 << take) - 1)];
-        }
-      });
-      int64_t bin = (1 << take) - 1;
-      for (;; --bin) {
-        int64_t here = 0;
-        for (const auto& counted : bins) here += counted[bin];
-        if (here >= keep) break;
-        keep -= here;
-      }
-      prefix = prefix << take | static_cast<Bits>(bin);
-      left = shift;
-    }
-    return static_cast<Rank>(prefix ^ kFlip);
-  }
-
-  const std::vector<View>&x_, &alive_, &out_;
-  const bool magnitude_;
   const int64_t keep_;
   int64_t* const kept_;
-  const int64_t threads_;
-  std::vector<Chunk> chunks_;
-  std::vector<int64_t> starts_;  // of the chunks in the group's flat order
-  std::vector<Tally> counts_;    // from_hi ends as what the chunk's mask keeps
+  std::vector<Tally> counts_;  // from_hi ends as what the chunk's mask keeps
   std::vector<List> lists_;
   std::vector<std::unique_ptr<Candidate<Rank>[]>> blocks_;
-  int64_t total_ = 0, living_ = 0;
 };
 
 }  // namespace

@@ -15,7 +15,7 @@ from torch import Tensor
 from pruning import ops
 
 native = pytest.mark.skipif(ops.backend("cpu") != "native-cpu", reason=f"no kernels: {ops.report()['cpu']['reason']}")
-CASES = 2000
+CASES = int(os.environ.get("PRUNE_CASES", "2000"))
 
 
 @native

@@ -1,5 +1,5 @@
-"""The hot paths: global top-k masks, the masked SGD update (densely or by a list of survivors), nonzero
-counts, and masks packed to one bit per weight.
+"""The hot paths: global top-k masks, the masked SGD update (of all weights or by a list of survivors), nonzero counts, and
+masks packed to one bit per weight.
 
 Every op is defined here in Python as `torch.ops.prune.<name>`: schema, reference and fake kernel. The reference is
 exact and complete; native kernels for the CPU (`pruning._C`) and for CUDA register themselves under the same names
