@@ -138,6 +138,10 @@ def schedule(
     if impact is not None and not 0 <= impact <= 1:
         raise PlanError(f"impact must lie in [0, 1], not {impact:g}")
     _refuse_unused(wanted, impact, schedule_lr, schedule_warmup)
+    for name in wanted:
+        if impact is None and name in schedules.IMPACT and (d1 is None or name == "accallr"):
+            more = "" if name == "accallr" else ", or --from with a pruned RUN"
+            raise PlanError(f"'{name}' needs --impact, what the pruning cost, from 0 to 1{more}")
     found = {
         name: schedules.retraining(
             name,

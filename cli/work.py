@@ -45,13 +45,7 @@ def carry_out(
         emit(rows[-1]["run"])
         return
     with Screen(quiet=quiet, phases=len(phases)) as screen:
-        if isinstance(work, Plan):
-            folders = engine.run(work, out, tell=screen.tell, track=track, **where)
-        else:
-            folders = []
-            for phase in phases:
-                before = folders[-1] if folders else parent
-                folders.append(engine.advance(phase, before, out, tell=screen.tell, track=track, **where))
+        folders = engine.run(phases, out, parent, tell=screen.tell, track=track, **where)
     if json:
         emit_json(runs.result(runs.read_summary(folders[-1])))
         return

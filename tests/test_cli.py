@@ -360,10 +360,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         runs.write_json(folder / runs.SUMMARY, {"schema": 1, **dict.fromkeys(runs.RESULT_KEYS), **known})
         return folder
 
-    def run(whole: plan.Plan, out: Path, **options: Any) -> list[Path]:
+    def run(work: plan.Plan | list[Any], out: Path, parent: Path | None = None, **options: Any) -> list[Path]:
         folders: list[Path] = []
-        for phase in whole.phases:
-            folders.append(advance(phase, folders[-1] if folders else None, out))
+        for phase in work.phases if isinstance(work, plan.Plan) else work:
+            folders.append(advance(phase, folders[-1] if folders else parent, out))
         return folders
 
     def find(train: plan.Train, goal: float, trials: int, out: Path, **options: Any) -> search.Trial:

@@ -94,6 +94,13 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
     "show runs": (1, ("'runs' is no run folder",)),
     "retrain DENSE": (1, ("is not pruned", "prune prune RUN --sparsity S")),
     "prune PRUNED --sparsity 0.2": (1, ("sparsity 0.2 is less than the present sparsity, 0.5",)),
+    "iterate DENSE --sparsity 0.99 --cycles 3 --structure filters": (1, ("no filter of", "would be left", "prune less")),
+    "iterate DENSE --sparsity 0.99 --cycles 3 --set prune.min_per_layer=99": (1, ("min_per_layer 99 needs 123 weights",)),
+    "prune DENSE --sparsity 0.5 --set recalibrate=one-pass": (1, ("recalibrate 'one-pass'", "has none; allowed: none")),
+    "prune DENSE --sparsity 0.5 --structure filters --ablation invert": (1, ("'invert' does not", "allowed: reinit")),
+    "train digits --set schedule=linear --set milestones=[] --set gamma=0.5": (1, ("gamma is used", "not by 'linear'")),
+    "schedule accallr": (1, ("'accallr' needs --impact", "from 0 to 1")),
+    "schedule allr --from DENSE": (1, ("'allr' needs --impact", "--from with a pruned RUN")),
     "iterate PRUNED --sparsity 0.3": (1, ("sparsity 0.3 is not above the present sparsity",)),
     "prune DENSE --sparsity 0.5 --exclude *": (1, ("exclude", "prun")),
     "prune DENSE --sparsity 0.5 --out elsewhere": (1, ("does not lie in 'elsewhere'", "side by side")),
@@ -328,7 +335,7 @@ def test_what_was_not_foreseen_is_one_line_too(prune: Prune, workspace: Path, mo
     def fail(*args: object, **options: object) -> None:
         raise RuntimeError("CUDA error:\n  device-side assert")
 
-    monkeypatch.setattr(engine, "advance", fail)
+    monkeypatch.setattr(engine, "run", fail)
     outcome = prune("train", "digits")
     assert outcome.err == "error: RuntimeError: CUDA error: device-side assert (--debug shows where)\n"
     assert outcome.code == 1

@@ -79,8 +79,8 @@ def test_figure(prune: Prune, tmp_path: Path, ending: str) -> None:
     ("args", "message"),
     [
         (("lr",), "retraining schedule 'lr' is unknown"),
-        (("allr",), "needs the impact d1"),
-        (("accallr", "--from", "RUN"), "needs the impact d1"),
+        (("allr",), "'allr' needs --impact"),
+        (("accallr", "--from", "RUN"), "'accallr' needs --impact"),
         (("llr", "--impact", "0.5"), "--impact is not used by llr, only by allr, allr-d1, accallr"),
         (("allr", "--impact", "2"), "impact must lie in"),
         (("llr", "--schedule-lr", "0.5"), "--schedule-lr is not used by llr"),
@@ -90,6 +90,7 @@ def test_figure(prune: Prune, tmp_path: Path, ending: str) -> None:
         (("llr", "--milestones", "90,x"), "milestones '90,x' must be epochs"),
         (("llr", "--milestones", "90,200"), "milestone 200 lies beyond the last epoch"),
         (("llr", "--kind", "cosin"), "did you mean 'cosine'"),
+        (("llr", "--kind", "linear", "--gamma", "0.5"), "gamma is used by schedule 'stepped' only"),
         (("llr", "--kind", "cyclic"), "restarts at the pruning events"),
         (("llr", "--from", "RUN", "--lr", "0.2"), "'lr' cannot be given with --from"),
         (("llr", "--from", "digit"), "did you mean 'digits'"),

@@ -165,7 +165,7 @@ def test_li_rates_name_the_registry_and_need_their_network(dense: Path) -> None:
         ),
         (
             {"structure": "filters", "sparsity": 0.5, "ablation": "shuffle"},
-            "'shuffle' does not apply to filters; allowed: None, reinit",
+            "'shuffle' does not apply to filters; allowed: reinit",
         ),
         ({"structure": "filters", "sparsity": 0.5, "rounds": 3}, "rounds is not used"),
     ],

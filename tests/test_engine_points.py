@@ -112,6 +112,24 @@ def test_recalibration_renews_running_statistics_and_nothing_else(dense: Path) -
     assert statistics
 
 
+def test_the_impact_is_of_the_last_pruning_alone(dense: Path) -> None:
+    """Equation 1 of Zimmer et al. (2023) from the weights in the files; 1 of 2 steps of a linear schedule is half its start."""
+    again = engine.advance(Retrain(epochs=1), prune(dense), dense.parent, device="cpu")
+    second = engine.advance(Prune(sparsity=0.8), again, dense.parent, device="cpu")
+    before, after = (checkpoint.load(run / runs.WEIGHTS)[0] for run in (again, second))
+    names = [name for name, _ in engine.load_model(again).named_parameters()]
+    gone, whole = (
+        torch.cat([tensors[name].double().flatten() for name in names]).norm().item()
+        for tensors in ({name: before[name] - after[name] for name in names}, before)
+    )
+    left, was = (Masks.load(run / runs.MASKS).kept for run in (second, again))
+    d1 = gone / whole / (1 - left / was) ** 0.5
+    assert 0 < d1 < 1
+    retrain = Retrain(technique="fine-tune", schedule="allr-d1", epochs=1)
+    run = engine.advance(retrain, second, dense.parent, device="cpu")
+    assert runs.log(run)[-1]["lr"] == pytest.approx(0.1 * d1 / 2, rel=1e-6)
+
+
 def test_a_budget_is_shared_out_and_the_optimizer_is_fresh_once() -> None:
     ladder = Iterate(sparsity=0.9, cycles=3, budget=11, fresh_optimizer=True, retrain={"schedule": "allr"})
     retrainings = [phase for phase in ladder.phases() if isinstance(phase, Retrain)]

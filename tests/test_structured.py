@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import sys
 from typing import Any
 
@@ -269,24 +270,38 @@ REPORTED = {
 }
 
 
-@pytest.mark.parametrize("name", REPORTED)
-def test_rates_give_the_reported_densities(name: str) -> None:
-    base = name.partition("-")[0]
-    if base == "resnet34":
-        model = models.build(base, (3, 64, 64), 1000, options={"stem": "7x7"}, seed=0)
-    else:
-        model = models.build(base, (3, 32, 32), 10, options={"shortcut": "TF"}, seed=0)
-    for level, reported in list(enumerate(REPORTED[name], start=1))[::4]:
-        filters, both = densities(model, prune_filters(model, rates=name, level=level))
-        # of the TF variant and ResNet-34 within .0016 throughout, where a layer would be empty within .004
-        assert both == pytest.approx(reported, abs=0.004 if level == 5 else 0.0016)
-        assert both < filters < 1
+@pytest.mark.parametrize("name", [name for name in REPORTED if not name.startswith("resnet34")])
+def test_rates_give_the_reported_densities_but_for_two_differences(name: str) -> None:
+    """Exactly what was reported is: the masks' own count, with the layers that are emptied there, and less the inputs of
+    the projection after a stage whose last block lost filters, although it reads the block's sum and none of these."""
+    number, rates = LI[name]
+    model = models.build(name.partition("-")[0], (3, 32, 32), 10, options={"shortcut": "TF"}, seed=0)
+    total = sum(w.numel() for w in prunable(model).values())
+    per_stage = (number - 1) // 3
+    for level, reported in enumerate(REPORTED[name], start=1):
+        draw = random.Random(0)
+        gone = theirs = 0
+        for i, rate in rates.items():
+            width = 16 << (i - 2) // per_stage
+            share = width * (1 - (1 - rate) ** level)
+            filters = int(share) + (draw.random() < share - int(share))
+            inputs = width // 2 if i > 2 and (i - 2) % per_stage == 0 else width
+            weights = 9 * inputs + 9 * width  # of its own, of the next layer
+            gone += min(filters, width - 1) * weights
+            projection = 2 * width if (i - 2) % per_stage == per_stage - 2 and i < number - 1 else 0
+            theirs += filters * (weights + projection)
+        assert round(1 - theirs / total, 4) == reported
+        filters_alone, both = densities(model, prune_filters(model, rates=name, level=level))
+        assert round(both * total) == total - gone
+        assert both < filters_alone < 1
 
 
-def test_densities_that_are_reproduced_to_the_last_digit() -> None:
-    model = models.build("resnet110", (3, 32, 32), 10, options={"shortcut": "TF"}, seed=0)
-    found = [densities(model, prune_filters(model, rates="resnet110-a", level=i))[1] for i in (1, 4)]
-    assert [round(d, 4) for d in found] == [0.9773, 0.9574]  # .9659 and .9602 between them, too
+@pytest.mark.parametrize("name", ["resnet34-a", "resnet34-b"])
+def test_rates_of_resnet34_give_nearly_the_reported_densities(name: str) -> None:
+    """Within .0003, which is more than rounding: neither projections, nor 1,001 classes, nor another order explain it."""
+    model = models.build("resnet34", (3, 64, 64), 1000, options={"stem": "7x7"}, seed=0)
+    for level, reported in enumerate(REPORTED[name], start=1):
+        assert densities(model, prune_filters(model, rates=name, level=level))[1] == pytest.approx(reported, abs=3e-4)
 
 
 def test_vgg_a_widths() -> None:

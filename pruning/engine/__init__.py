@@ -7,11 +7,12 @@ its last whole epoch, and one process at a time works on a folder.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pruning import checkpoint, runs, trust
-from pruning.engine.looking import check_kept, evaluate_run, load_model, preview, structure
+from pruning.engine.looking import evaluate_run, load_model, look_ahead, preview, structure
 from pruning.engine.phases import Job, dense_schedule, prepare
 from pruning.engine.session import Session, open_session, recorded, setting
 from pruning.engine.shrinking import load_shrunk, read_shrunk, shrink_run
@@ -27,13 +28,18 @@ __all__ = [
 Phase = Train | Prune | Retrain
 
 
-def run(plan: Plan, out: Path, **options: Any) -> list[Path]:
-    """Returns the run folders of all phases of the plan, in order; the options are those of :func:`advance`."""
+def run(plan: Plan | Sequence[Phase], out: Path, parent: Path | None = None, **options: Any) -> list[Path]:
+    """Returns the run folders of all phases of the plan, or of phases behind the run `parent`, in order.
+
+    The options are those of :func:`advance`. What a later phase could not do is refused before the first begins.
+    """
     session = open_session(**options)
-    check_kept(plan.phases, plan.train)
+    phases = list(plan.phases if isinstance(plan, Plan) else plan)
+    if len(phases) > 1:
+        look_ahead(session, phases, parent, Path(out))
     folders: list[Path] = []
-    for phase in plan.phases:
-        folders.append(_advance(session, phase, folders[-1] if folders else None, Path(out)))
+    for phase in phases:
+        folders.append(_advance(session, phase, folders[-1] if folders else parent, Path(out)))
     return folders
 
 

@@ -35,6 +35,10 @@ def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | N
             f"exclude {list(phase.exclude)} leaves {len(weights)} prunable tensors, but the run has masks for {len(present)}; "
             "exclude the same layers in every pruning of a history"
         )
+    if phase.recalibrate != "none" and not any(name.endswith("running_mean") for name, _ in network.named_buffers()):
+        raise PlanError(
+            f"recalibrate '{phase.recalibrate}' renews running statistics; model '{setting.train.model}' has none; allowed: none"
+        )
     if phase.structure == "filters":
         _without_filters(setting, network, phase, present)
         return

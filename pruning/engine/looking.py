@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 
 from pruning import methods, rewind, runs
+from pruning.engine import decide
 from pruning.engine.results import load_masks, load_state, measure, summarize
-from pruning.engine.session import build_recorded, open_session, recorded, setting
+from pruning.engine.session import Session, Setting, build_recorded, open_session, recorded, setting
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import PlanError, Prune, Retrain, Train, digest
@@ -73,9 +74,13 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
     """Returns what running the phases would do, a row each, and writes nothing; options as of advance().
 
     Keys: phase, run (the folder's path), done, epochs, steps, macs (of one image, dense), sparse_macs (None where the masks are
-    not known yet), settings.
+    not known yet), settings. Raises PlanError for what no training in between can make possible.
     """
-    session = open_session(**options)
+    return look_ahead(open_session(**options), phases, parent, out)
+
+
+def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, out: Path) -> list[dict[str, Any]]:
+    """Returns the rows of :func:`preview`."""
     if parent is None:
         first = phases[0]
         if not isinstance(first, Train):
@@ -92,6 +97,7 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
     where = setting(session, train, code, data_dir)
     network = where.build(train.seed)
     where.check(network)
+    check_goals(phases, where, network, None if parent is None else load_state(parent, network)[0])
     macs = count_macs(network, where.data.example()).macs
     per_epoch = where.data.steps_per_epoch(train.batch_size)
     if parent is None:
@@ -130,6 +136,19 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
             }
         )
     return rows
+
+
+def check_goals(phases: Sequence[Phase], where: Setting, network: nn.Module, present: Masks | None) -> None:
+    """Raises PlanError where a pruning, or a later cycle of it, cannot be done to the network, whatever it learns before.
+
+    Not known before are which filters a ranking of all together leaves, and what another pruning in between leaves.
+    """
+    prunings = [phase for phase in phases if isinstance(phase, Prune)]
+    for phase in prunings:
+        cycle = phase.model_copy(update={"sparsity": prunings[0].sparsity}) == prunings[0]
+        if cycle and not (phase.structure == "filters" and phase.allocation == "global"):
+            decide.check(where, network, phase, present)
+            present = Masks.full(prunable(network, phase.exclude)) if present is None else present
 
 
 def check_kept(phases: Sequence[Phase], train: Train) -> None:

@@ -95,6 +95,8 @@ class Train(Settings):
             raise ValueError(f"keep_epochs {late[0]} lies beyond the last epoch, {self.epochs}")
         if self.schedule != "stepped" and self.milestones:
             raise ValueError(f"milestones are used by schedule 'stepped' only, not by '{self.schedule}'")
+        if self.schedule != "stepped" and self.gamma != Train.model_fields["gamma"].default:
+            raise ValueError(f"gamma is used by schedule 'stepped' only, not by '{self.schedule}'")
         beyond = [m for m in self.milestones if m >= self.epochs]
         if beyond:
             raise ValueError(f"milestone {beyond[0]:g} lies beyond the last epoch, {self.epochs}")
@@ -190,7 +192,7 @@ class Prune(Settings):
         for name, allowed in FILTER_CHOICES.items():
             own = getattr(self, name)
             if own not in allowed:
-                known = ", ".join(map(str, allowed))
+                known = ", ".join(str(value) for value in allowed if value is not None)
                 raise ValueError(f"{name} '{own}' does not apply to filters; allowed: {known}")
         if self.criterion == "random" and self.filter_norm is not None:
             raise ValueError("filter_norm is not used by criterion 'random'")
