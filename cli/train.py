@@ -119,4 +119,4 @@ def _found(
     finally:
         if done:
             screen.table(*tables.trials(goal, done))
-    return runs.train_settings(best.run)
+    return runs.train_settings(best.runs[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from conftest import TINY, Prune
 
 from pruning import compare, runs, search
 from pruning.compare import Spread, fine_tuned, spread, stability, with_goal
+from pruning.events import Event, Warned
 from pruning.plan import Plan, PlanError, Retrain, Train, load_plan, make, parse_plan
 from pruning.search import DRIVES, TOLERANCE, bracket
 
@@ -81,9 +83,93 @@ def test_brackets_meet_the_goal(
 
 
 def test_a_step_function_exhausts_the_search() -> None:
-    tried = []
+    tried: list[float] = []
     assert bracket(lambda s: tried.append(s) or float(s > 0), -1.0, DRIVES["str"]["s_init"], 0.5, 9) is None
     assert len(tried) == 9
+    assert -0.1 < tried[-1] < 0.1  # the step is what it closes in on
+
+
+def noisy(seed: int, place: float, deviation: float) -> float:
+    """Returns a normal number that is the same for the same seed and place, and unrelated to that of any other place."""
+    return random.Random(f"{seed}:{place!r}").gauss(0.0, deviation)
+
+
+@pytest.mark.parametrize(("deviation", "met"), [(0.0, 200), (0.05, 190), (0.15, 135), (0.3, 90)])
+def test_noise_does_not_lead_the_search_astray(deviation: float, met: int) -> None:
+    """Responses with noise in the logit: of .3 at 90 % it is 2.7 points, eleven times the tolerance.
+
+    Who knew the place from the sixth trial on and tried only there would meet the goal 200, 200, 160 and 108 times of 200.
+    """
+    found, late = 0, []
+    root = math.log(9) / 1.5 - 6.3
+    for seed in range(200):
+        places: list[float] = []
+
+        def measure(s: float, seed: int = seed, places: list[float] = places) -> float:
+            places.append(s)
+            return sigmoid(1.5 * (s + 6.3) + noisy(seed, s, deviation))
+
+        value = bracket(measure, -20.0, DRIVES["str"]["s_init"], 0.9, 16)
+        if value is not None:
+            assert abs(measure(value) - 0.9) <= TOLERANCE
+            found += 1
+        late += [abs(place - root) for place in places[7:]]
+    assert found >= met
+    assert sum(distance < 0.4 for distance in late) >= 0.8 * len(late)  # a logit of .6, two standard deviations
+
+
+def test_a_misleading_trial_is_outvoted() -> None:
+    """The trial at .4 came out above the goal by chance; those around it say that the goal lies beyond it."""
+    below = [(x, sigmoid(4 * (x - 0.6))) for x in (0.0, 0.2, 0.3, 0.35, 0.38)]
+    place = search.following([*below, (0.4, 0.52), (1.0, sigmoid(1.6))], 1.0, 0.5)
+    assert 0.4 < place < 0.6
+
+
+@pytest.mark.parametrize("start", [1e-6, 1e-3, 0.3])
+def test_a_collapse_on_the_way_is_recognized(start: float) -> None:
+    """Past .02 a part of the network falls back to dense: .3 is sparser than the start and no side of the goal."""
+
+    def measure(alpha: float) -> float:
+        return 0.3 if alpha > 0.02 else sigmoid(2 * math.log10(alpha) + 7)
+
+    found = bracket(measure, start, DRIVES["dst"]["alpha"], 0.95, 16)
+    assert found is not None
+    assert measure(found) == pytest.approx(0.95, abs=TOLERANCE)
+
+
+def test_a_search_is_the_same_every_time() -> None:
+    def search_again() -> list[float]:
+        tried: list[float] = []
+        bracket(lambda s: tried.append(s) or sigmoid(s + noisy(3, s, 0.3)), 0.0, DRIVES["str"]["s_init"], 0.9, 12)
+        return tried
+
+    first = search_again()
+    assert first == search_again()
+    assert len(set(first)) == len(first)  # no place is tried twice
+
+
+def test_trials_are_judged_by_the_mean_over_seeds(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds that lie 2 points apart meet the goal in the mean; far from it the first seed alone is trained."""
+    trained: list[tuple[float, int]] = []
+
+    def advance(phase: Train, parent: Path | None, out: Path, **options: object) -> Path:
+        value = float(phase.method_options["s_init"])
+        trained.append((value, phase.seed))
+        return Path(f"{sigmoid(value + 8) + (phase.seed - 1) * 0.02}")
+
+    monkeypatch.setattr(search.engine, "advance", advance)
+    monkeypatch.setattr(search.runs, "read_summary", lambda run: {"sparsity": float(str(run)), "accuracy": 0.9})
+    train = make(Train, {"model": "lenet-5", "data": "digits", "method": "str", "method_options": {"s_init": -20.0}})
+    told: list[search.Trial] = []
+    found = search.find(train, 0.8, 16, Path("runs"), seeds=[0, 1, 2], report=told.append)
+    assert found.sparsity == pytest.approx(0.8, abs=TOLERANCE)
+    assert [float(str(run)) for run in found.runs] == pytest.approx([found.sparsity + d for d in (-0.02, 0, 0.02)])
+    assert found == told[-1]
+    assert [len(trial.runs) for trial in told][:3] == [1, 1, 1]  # -20, -18, -14
+    assert sum(len(trial.runs) for trial in told) == len(trained)
+    with pytest.raises(search.Exhausted, match=r"no s_init among 6 trials .* over 3 seeds") as lost:
+        search.find(train, 0.8, 6, Path("runs"), seeds=[0, 1, 2])
+    assert len(lost.value.best.runs) == 3
 
 
 def test_search_from_the_command_line(prune: Prune, workspace: Path) -> None:
@@ -197,10 +283,46 @@ def test_outcomes_are_searched_for(workspace: Path) -> None:
     plan = parse_plan(METHOD_PLAN.format(method="str", more="method_options = { s_init = -3.0 }"), "s", "s")
     with pytest.raises(PlanError, match="the sparsity of 's' is an outcome of its settings: give --search N"):
         compare.compare([plan], [0.5], [0], workspace / "runs", device="cpu")
-    (row,) = compare.compare([plan], [0.5], [0, 1], workspace / "runs", trials=20, device="cpu")
+    told: list[tuple[Plan, float, search.Trial]] = []
+    (row,) = compare.compare(
+        [plan], [0.5], [0, 1, 2], workspace / "runs", trials=20, report=lambda *trial: told.append(trial), device="cpu"
+    )
     options = [runs.train_settings(Path(run)).method_options for run in row["runs"]]
-    assert options[0] == options[1] != {"s_init": -3.0}
-    assert runs.read_summary(Path(row["runs"][0]))["sparsity"] == pytest.approx(0.5, abs=TOLERANCE)
+    assert options == [{"s_init": told[-1][2].value}] * 3
+    assert row["setting"] == {"s_init": [told[-1][2].value] * 3}
+    assert row["sparsity"].mean == pytest.approx(0.5, abs=TOLERANCE)
+    assert {(plan.name, goal) for plan, goal, _ in told} == {("s", 0.5)}
+    (own,) = compare.compare([plan], [0.5], [0, 1], workspace / "runs", trials=20, per_seed=True, device="cpu")
+    reached = [runs.read_summary(Path(run))["sparsity"] for run in own["runs"]]
+    assert reached == pytest.approx([0.5, 0.5], abs=TOLERANCE)
+    assert [runs.train_settings(Path(run)).method_options["s_init"] for run in own["runs"]] == own["setting"]["s_init"]
+
+
+def test_an_exhausted_search_gives_the_nearest(workspace: Path) -> None:
+    plan = parse_plan(METHOD_PLAN.format(method="str", more="method_options = { s_init = -3.0 }"), "s", "s")
+    warned: list[str] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Warned):
+            warned.append(event.text)
+
+    (row,) = compare.compare([plan], [0.5], [0, 1], workspace / "runs", trials=1, tell=tell, device="cpu")
+    assert row["setting"] == {"s_init": [-3.0, -3.0]}
+    assert len(warned) == 1
+    assert warned[0].startswith(
+        "s: no s_init among 1 trials gives sparsity 0.5 within 0.25 points; the best, s_init = -3"
+    )
+
+
+def test_a_search_moves_the_option_that_the_method_has(workspace: Path) -> None:
+    outcome = [
+        parse_plan(METHOD_PLAN.format(method=method, more=""), method, method)
+        for method in ("str", "cs", "dst", "none")
+    ]
+    assert compare._driven(outcome, [0.5], 3, None) == {"str": "s_init", "cs": "s_0", "dst": "alpha"}
+    assert compare._driven(outcome, [0.5], 3, "l1") == {"str": "s_init", "cs": "l1", "dst": "alpha"}
+    with pytest.raises(PlanError, match="'l2' does not drive the sparsity of method 'str'"):
+        compare._driven(outcome, [0.5], 3, "l2")
 
 
 def test_compare_from_the_command_line(prune: Prune, workspace: Path) -> None:
@@ -230,6 +352,9 @@ def test_compare_from_the_command_line(prune: Prune, workspace: Path) -> None:
         (("--method", "gmp"), "method 'gmp' needs a goal: give --sparsity"),
         (("--method", "gpm", "--sparsity", 0.5), "method 'gpm' is unknown"),
         (("--finetune-epochs", 2, "--set", "train.nothing=1"), "unknown setting 'nothing'"),
+        (("--method", "str", "--search", 3), "a search needs a goal: give --sparsity"),
+        (("--method", "dnw", "--search", 3, "--sparsity", 0.5), "nothing to search for: the sparsity of 'm:dnw'"),
+        (("--method", "cs", "--sparsity", 0.5, "--search", 3, "--search-by", "alpha"), "allowed: s_0, l1"),
     ],
 )
 def test_what_a_comparison_refuses(
