@@ -57,6 +57,7 @@ class Drive:
     def stored(self) -> list[float]:
         fc: Any = self.model.fc
         held = fc.parametrizations.weight.original if hasattr(fc, "parametrizations") else fc.weight
+        held = self.method.hidden().get("fc.weight", held)
         return [round(v, 6) for v in held.detach().flatten().tolist()]
 
     @property
