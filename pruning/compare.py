@@ -32,7 +32,7 @@ def with_goal(plan: Plan, sparsity: float) -> Plan:
     count = sum(isinstance(phase, Prune) for phase in plan.phases)
     done, phases = 0, []
     for phase in plan.phases:
-        if isinstance(phase, Train) and phase.method in GOAL_METHODS:
+        if isinstance(phase, Train | Retrain) and phase.method in GOAL_METHODS:
             phase = override(phase, {"sparsity": sparsity})
         if isinstance(phase, Prune):
             done += 1
@@ -42,9 +42,15 @@ def with_goal(plan: Plan, sparsity: float) -> Plan:
     return _replaced(plan, phases)
 
 
+def method_of(plan: Plan) -> str:
+    """Returns the method that prunes during one of the plan's phases, "none" where prune phases do."""
+    used = [phase.method for phase in plan.phases if isinstance(phase, Train | Retrain) and phase.method != "none"]
+    return used[0] if used else "none"
+
+
 def fine_tuned(plan: Plan, epochs: int) -> Plan:
     """Returns the plan with a fine-tuning of `epochs` at its end: constant, at the least rate of its training."""
-    if plan.train.method == "none":
+    if method_of(plan) == "none":
         raise PlanError(f"fine-tuning follows a method that prunes during training; '{plan.name}' trains without one")
     return _replaced(plan, [*plan.phases, make(Retrain, {"technique": "fine-tune", "epochs": epochs})])
 
@@ -62,7 +68,7 @@ def by_method(plan: Plan, methods: Sequence[str], sparsity: float | None) -> lis
 
 def is_outcome(plan: Plan) -> bool:
     """Returns whether the plan's sparsity follows from a method's settings and no phase is told one."""
-    return plan.train.method in search.DRIVES and not any(isinstance(phase, Prune) for phase in plan.phases)
+    return method_of(plan) in search.DRIVES and not any(isinstance(phase, Prune) for phase in plan.phases)
 
 
 def compare(
@@ -91,7 +97,7 @@ def compare(
                 for group in [[seed] for seed in seeds] if per_seed else [list(seeds)]:
                     value = _searched(plan, goal, group, trials, out, name, report, options)
                     values |= {seed: value for seed in group}
-            tuned = finetune_epochs > 0 and aimed.train.method != "none"
+            tuned = finetune_epochs > 0 and method_of(aimed) != "none"
             if tuned:
                 aimed = fine_tuned(aimed, finetune_epochs)
             results = []
@@ -119,7 +125,7 @@ def _driven(plans: Sequence[Plan], goals: Sequence[float], trials: int, by: str 
         raise PlanError(
             f"there is nothing to search for: the sparsity of '{plans[0].name}' is no outcome of its settings"
         )
-    having = [plan for plan in outcomes if by in search.DRIVES[plan.train.method]]
+    having = [plan for plan in outcomes if by in search.DRIVES[method_of(plan)]]
     return {plan.name: search.setting(plan.train, by if plan in having or not having else None)[0] for plan in outcomes}
 
 
@@ -153,7 +159,10 @@ def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
     if tuned:
         trained = trained[:-1]  # plain training under masks: no part of the method
     time = sum(s["epochs"] / s["images_per_second"] for s in trained)
-    before, after = summaries[0].get("accuracy_before_prune"), summaries[0]["accuracy"]
+    before, after = None, 0.0
+    for summary in summaries:
+        if "accuracy_before_prune" in summary:
+            before, after = summary["accuracy_before_prune"], summary["accuracy"]
     for earlier, later in itertools.pairwise(summaries):
         if later["phase"] == "prune":
             before, after = earlier["accuracy"], later["accuracy"]
@@ -170,11 +179,10 @@ def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
 def _row(plan: Plan, goal: float | None, results: list[dict[str, Any]]) -> dict[str, Any]:
     spreads = {key: spread([r[key] for r in results]) for key in MEASURED}
     epochs = sum(phase.epochs or plan.train.epochs for phase in plan.phases if not isinstance(phase, Prune))
-    method = "none" if plan.train.method == "none" else plan.train.method
     runs_of = [r["run"] for r in results]
     return {
         "plan": plan.name,
-        "method": method,
+        "method": method_of(plan),
         "goal": goal,
         "epochs": epochs,
         **spreads,

@@ -20,6 +20,7 @@ from pruning.plan import PlanError, Train, override, suggest
 TOLERANCE = 0.0025  # Zimmer et al. (2023) accept a configuration whose mean sparsity is within .25 points of the goal
 FAR = 1.0  # logits (odds off by a factor e) from the goal with the first seed: too far for the others to be worth training
 REMOTE = 3.0  # logits: a trial that is all but dense or empty for the goal, from which nothing can be interpolated
+STUCK = 5  # trials in a row on one side of the goal, after which the other end of the bracket is not trusted
 NEAREST = 5  # trials on each side of the goal that the next one is interpolated from
 
 
@@ -94,10 +95,11 @@ def following(tried: Sequence[tuple[float, float]], step: float, goal: float) ->
 
     Until both sides of the goal are known, steps of doubling length lead on from a network that is all but dense; where a
     step makes a sparser one no sparser it has gone too far (too strong a setting can collapse: thresholds start again
-    from 0), and the search looks beside the sparsest. Then the next place is interpolated, on the scale of the logit,
-    between the centres of the trials nearest to the goal on either side: one misleading trial moves a centre only as far
-    as the others let it. Where one side has none to interpolate from, the gap is cut between a quarter and three. The
-    place keeps a tenth of the gap that it falls into away from either end.
+    from 0), and the search looks beside the sparsest. Then the bracket is cut by interpolating the logit, a quarter of it
+    from either end at least. Where noise shows - trials of both sides lie among each other, or STUCK trials in a row fell
+    on one side, so that the other end seems to have been a lucky one - the place follows from the centres of the
+    trials nearest to the goal on either side, the nearer the heavier: one misleading trial moves a centre only as far as
+    the others let it. A place keeps a tenth of the gap that it falls into away from either end.
     """
     points = sorted(tried)
     places = [place for place, _ in points]
@@ -117,13 +119,11 @@ def following(tried: Sequence[tuple[float, float]], step: float, goal: float) ->
         left, right = places[peak] - places[peak - 1], places[peak + 1] - places[peak]
         return places[peak] + right / 2 if right >= left else places[peak] - left / 2
     sides = [[point for point in side if _distance(point, goal) < REMOTE] for side in (below, above)]
-    if all(sides):
+    (x, a), (y, b) = ((place, _logit(sparsity)) for place, sparsity in (max(below), min(above)))
+    latest = {sparsity > goal for _, sparsity in tried[-STUCK:]}
+    if all(sides) and (x > y or (len(tried) > STUCK and len(latest) == 1)):
         (x, a), (y, b) = (_centre(side, goal) for side in sides)
-        place = x + (y - x) * (_logit(goal) - a) / (b - a)
-    else:
-        (x, a), (y, b) = max(below), min(above)
-        share = (_logit(goal) - _logit(a)) / (_logit(b) - _logit(a))
-        place = x + (y - x) * min(max(share, 0.25), 0.75)
+    place = x + (y - x) * min(max((_logit(goal) - a) / (b - a), 0.25), 0.75)
     after = next(i for i, other in enumerate(places) if other > place)
     gap = places[after] - places[after - 1]
     return min(max(place, places[after - 1] + gap / 10), places[after] - gap / 10)

@@ -15,7 +15,7 @@ from pruning.engine.session import build_recorded, open_session, recorded, setti
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import PlanError, Prune, Retrain, Train, digest
-from pruning.settle import settle, stamp
+from pruning.settle import method_settings, settle, stamp
 from pruning.structured import filters_kept, layers_gone, neuron_collapse
 
 Phase = Train | Prune | Retrain
@@ -108,8 +108,10 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
                     raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {sparsity:g}")
                 sparsity = phase.sparsity
         elif isinstance(phase, Retrain):
-            if not masked:
-                raise PlanError("retrain continues a pruned run (prune prune RUN --sparsity S)")
+            check_retrain(phase, masked, "the run before it")
+            if phase.method != "none":
+                methods.for_training(method_settings(phase, train), per_epoch).attach(where.build(train.seed))
+                masked = True
             if parent is not None:
                 rewind.find_state(phase, runs.history(parent)[0], train.epochs)
             epochs = rewind.epochs(phase, train.epochs)
@@ -130,6 +132,16 @@ def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: 
             }
         )
     return rows
+
+
+def check_retrain(phase: Retrain, masked: bool, run: str) -> None:
+    """Raises PlanError where a retraining starts from a dense run without a method, or with one from a pruned run."""
+    if phase.method == "none" and not masked:
+        raise PlanError(
+            f"{run} is not pruned; retrain continues a pruned run (prune prune RUN --sparsity S), or takes --method"
+        )
+    if phase.method != "none" and masked:
+        raise PlanError(f"{run} is pruned; retrain with method '{phase.method}' starts from a dense run")
 
 
 def check_kept(phases: Sequence[Phase], train: Train) -> None:
