@@ -362,6 +362,49 @@ def test_compare_from_the_command_line(prune: Prune, workspace: Path) -> None:
     assert set(rows[0]["accuracy"]) == {"mean", "std", "n"}
 
 
+def test_a_comparison_shows_every_trial(prune: Prune, workspace: Path) -> None:
+    (workspace / "m.toml").write_text(METHOD_PLAN.format(method="none", more=""))
+    asked = (
+        "compare",
+        "m.toml",
+        "--method",
+        "str",
+        "--sparsity",
+        0.5,
+        "--seeds",
+        "0,1",
+        "--device",
+        "cpu",
+        "--search",
+        2,
+    )
+    outcome = prune(*asked)
+    assert outcome.code == 0, outcome.err
+    assert (
+        "warning: m:str: no s_init among 2 trials gives sparsity 0.5 within 0.25 points; the best, s_init ="
+        in outcome.err
+    )
+    trials = outcome.err.partition("m:str: search for sparsity 50.00 %")[2]
+    assert trials.split()[:5] == ["setting", "seeds", "sparsity", "accuracy", "run"]
+    assert "-100" in trials
+    assert "-98" in trials
+    row = prune(*asked, "--search-per-seed", "--json").json["rows"][0]
+    assert len(row["setting"]["s_init"]) == 2
+    for flag in (("--search-per-seed",), ("--search-by", "s_init")):
+        lost = prune("compare", "m.toml", *flag)
+        assert lost.code == 2
+        assert f"{flag[0]} is for --search" in lost.err
+
+
+def test_a_method_from_a_trained_network_by_command(prune: Prune, workspace: Path) -> None:
+    dense = prune("train", *TINY, *FAST, "--epochs", 2).run
+    found = prune("retrain", str(dense), "--method", "gsm", "--sparsity", 0.5, "--epochs", 2, "--json").json
+    assert (found["phase"], found["sparsity"]) == ("retrain", 0.5)
+    lost = prune("retrain", str(dense), "--method", "gmp", "--sparsity", 0.5, "--epochs", 1)
+    assert lost.code == 1
+    assert "error: method 'gmp': 20 pruning events do not fit 3 steps; allowed: 1 to 2" in lost.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
