@@ -115,9 +115,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         start = f"| {row['plan']} | {100 * row['goal']:g} | {row['decay']:g} |"
         cells = [cell(row["accuracy"], 100, 2), cell(row["speedup"], 1, 1), cell(row["sparsity"], 100, 2)]
-        trials = (
-            f"{len(row['tried'])}, {sum(len(trial.runs) for trial in row['tried'])} trainings" if row["tried"] else ""
-        )
+        trials = ""
+        if row["tried"]:
+            far = " (exhausted)" * (abs(row["sparsity"].mean - row["goal"]) > search.TOLERANCE + 1e-12)
+            trials = f"{len(row['tried'])}{far}, {sum(len(trial.runs) for trial in row['tried'])} trainings"
         lines.append(f"{start} {' | '.join([*cells, cell(row['stability'], 1, 3)])} | {trials} |")
     return "\n".join(lines)
 
