@@ -3,8 +3,8 @@
     python benchmarks/methods.py [--out runs] [--only gmp dpf] [--record benchmarks/results/DATE-methods-digits.md]
 
 Every method gets EPOCHS epochs. Of those that take a goal, and of BIMP, the weight decay is chosen from DECAYS by the
-validation accuracy of seed 0 at TUNED_AT. The others' one driving setting is searched for with seed 0, TRIALS trainings at
-most. Runs that are already under --out are reused.
+validation accuracy of seed 0 at TUNED_AT. The others' one driving setting is searched for, TRIALS values at most, until
+the mean sparsity over the seeds meets the goal. Runs that are already under --out are reused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,17 @@ METHODS: dict[str, dict[str, Any]] = {
     "lc-original": {"alternations": 9, "mu": 1e-3, "growth": 1.8},
     "str": {"s_init": -100.0, "threshold_decay": 0.05},
     "cs": {"beta": 300.0},
-    "dst": {"alpha": 1e-3},
+    "dst": {"alpha": 3e-3},
+    "dst, reset at 0": {"alpha": 3e-3, "reset_at": 0.0},
 }
 
 
 BY = {"str": "threshold_decay"}  # the others' first of search.DRIVES
+
+
+def method_of(name: str) -> str:
+    """Returns the method of a row."""
+    return name.removesuffix("-global").partition(",")[0]
 
 
 def plan(name: str, decay: float) -> Plan:
@@ -54,7 +59,7 @@ def plan(name: str, decay: float) -> Plan:
             prune={"recalibrate": "one-pass"}, retrain={"technique": "lr-rewind", "schedule": "allr"},
         )  # fmt: skip
         return make(Plan, {"name": name, "phases": [Train(**common, epochs=EPOCHS // 2), *cycles.phases()]})
-    method = name.removesuffix("-global")
+    method = method_of(name)
     goal = {} if method in search.DRIVES else {"sparsity": TUNED_AT}
     train = Train(**common, epochs=EPOCHS, method=method, method_options=METHODS[name], **goal)
     return make(Plan, {"name": name, "phases": [train]})
@@ -62,7 +67,7 @@ def plan(name: str, decay: float) -> Plan:
 
 def tuned(name: str, out: Path) -> Plan:
     """Returns the plan with the weight decay whose validation accuracy is best; of equal ones the smallest."""
-    if name in search.DRIVES:
+    if method_of(name) in search.DRIVES:
         return plan(name, DECAYS[0])
 
     def score(decay: float) -> float:
@@ -75,17 +80,23 @@ def tuned(name: str, out: Path) -> Plan:
 
 
 def measure(name: str, out: Path) -> list[dict[str, Any]]:
-    """Returns a row per goal; where the search is exhausted, a row that says so."""
+    """Returns a row per goal."""
     chosen = tuned(name, out)
     rows = []
     for goal in GOALS:
-        started = time.perf_counter()
-        try:
-            rows += compare.compare([chosen], [goal], SEEDS, out, trials=TRIALS, by=BY.get(name), device="cpu")
-        except PlanError as error:
-            rows.append({"plan": name, "goal": goal, "failed": str(error).partition(" (run ")[0]})
-        rows[-1]["decay"] = chosen.train.weight_decay
-        print(f"{name} {goal:.0%}: {time.perf_counter() - started:.0f} s {rows[-1].get('accuracy')}", flush=True)
+        tried: list[search.Trial] = []
+
+        def report(plan: Plan, goal: float, trial: search.Trial, tried: list[search.Trial] = tried) -> None:
+            tried.append(trial)
+            print(
+                f"{plan.name} {goal:.0%}: {trial.value:g} -> {trial.sparsity:.4f}, {len(trial.runs)} seeds", flush=True
+            )
+
+        (row,) = compare.compare(
+            [chosen], [goal], SEEDS, out, trials=TRIALS, by=BY.get(name), report=report, device="cpu"
+        )
+        rows.append({**row, "decay": chosen.train.weight_decay, "tried": tried})
+        print(f"{name} {goal:.0%}: {row['accuracy']} {row['sparsity']}", flush=True)
     return rows
 
 
@@ -98,16 +109,17 @@ def cell(spread: compare.Spread | None, factor: float, digits: int) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """Returns the rows as Markdown."""
     lines = [
-        "| method | goal, % | weight decay | test accuracy, % | speedup | sparsity reached, % | stability |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| method | goal, % | weight decay | test accuracy, % | speedup | sparsity reached, % | stability | trials |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         start = f"| {row['plan']} | {100 * row['goal']:g} | {row['decay']:g} |"
-        if "failed" in row:
-            lines.append(f"{start} {row['failed']} | | | |")
-            continue
         cells = [cell(row["accuracy"], 100, 2), cell(row["speedup"], 1, 1), cell(row["sparsity"], 100, 2)]
-        lines.append(f"{start} {' | '.join([*cells, cell(row['stability'], 1, 3)])} |")
+        trials = ""
+        if row["tried"]:
+            far = " (exhausted)" * (abs(row["sparsity"].mean - row["goal"]) > search.TOLERANCE + 1e-12)
+            trials = f"{len(row['tried'])}{far}, {sum(len(trial.runs) for trial in row['tried'])} trainings"
+        lines.append(f"{start} {' | '.join([*cells, cell(row['stability'], 1, 3)])} | {trials} |")
     return "\n".join(lines)
 
 

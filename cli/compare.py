@@ -43,6 +43,14 @@ def compare_plans(
     ] = "0",
     search: options.Search = 0,
     search_by: options.SearchBy = None,
+    search_per_seed: Annotated[
+        bool,
+        typer.Option(
+            "--search-per-seed",
+            help="Find each seed a setting of its own, in place of one whose mean sparsity over the seeds meets the goal.",
+            rich_help_panel=options.METHODS,
+        ),
+    ] = False,
     finetune_epochs: options.FinetuneEpochs = 0,
     settings: options.Set = None,
     out: options.Out = Path("runs"),
@@ -58,31 +66,49 @@ def compare_plans(
     A row per plan and goal: images per second of training, accuracy, theoretical speedup, sparsity reached, and pruning
     stability (accuracy just after the final pruning over that just before), as mean and standard deviation over seeds.
     With --finetune-epochs the better accuracy of before and after counts. --set reaches all plans.
+
+    Where a method's sparsity is an outcome, --search N tries at most N settings for one whose mean sparsity over the
+    seeds is within 0.25 points of the goal; where none is, the nearest stands in the table.
     """
+    if not search and (search_by is not None or search_per_seed):
+        raise typer.BadParameter(f"{'--search-by' if search_by is not None else '--search-per-seed'} is for --search")
     changes = merged({}, settings)
     goals = sparsity or []
     if wrong := [goal for goal in goals if not 0 < goal < 1]:
         raise PlanError(f"sparsity must lie between 0 and 1, not {wrong[0]:g}")
     plans = [plan.override_plan(plan.load_plan(name), changes) for name in recipes]
     from pruning import compare
+    from pruning.search import Trial
 
     if method:
         if lost := [m for m in method if m in plan.GOAL_METHODS and not goals]:
             raise PlanError(f"method '{lost[0]}' needs a goal: give --sparsity")
         plans = [new for old in plans for new in compare.by_method(old, method, goals[0] if goals else None)]
     where: dict[str, Any] = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
-    with Screen(quiet=quiet) as screen:
-        rows = compare.compare(
-            plans,
-            goals,
-            _seeds(seeds),
-            out,
-            finetune_epochs=finetune_epochs,
-            trials=search,
-            by=search_by,
-            tell=screen.tell,
-            **where,
-        )
+    tried: dict[tuple[str, float], list[Trial]] = {}
+
+    def note(plan: plan.Plan, goal: float, trial: Trial) -> None:
+        tried.setdefault((plan.name, goal), []).append(trial)
+
+    screen = Screen(quiet=quiet)
+    try:
+        with screen:
+            rows = compare.compare(
+                plans,
+                goals,
+                _seeds(seeds),
+                out,
+                finetune_epochs=finetune_epochs,
+                trials=search,
+                by=search_by,
+                per_seed=search_per_seed,
+                report=note,
+                tell=screen.tell,
+                **where,
+            )
+    finally:
+        for (name, goal), trials in tried.items():
+            screen.table(*tables.trials(goal, trials, name))
     rows = [{k: dataclasses.asdict(v) if isinstance(v, compare.Spread) else v for k, v in row.items()} for row in rows]
     if json:
         emit_json({"rows": rows})

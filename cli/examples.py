@@ -18,6 +18,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "retrain": (
         "prune retrain runs/RUN --technique lr-rewind --epochs 30",
         "prune retrain runs/RUN --technique fine-tune --schedule llr",
+        "prune train digits | prune retrain - --method gsm --sparsity 0.9 --epochs 20",
     ),
     "iterate": (
         "prune iterate runs/RUN --sparsity 0.95",

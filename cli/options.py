@@ -196,6 +196,17 @@ RetrainEpochs = Annotated[
     int | None,
     Option("--epochs", help="Length of the retraining." + default("that of the training"), rich_help_panel=RETRAINING),
 ]
+Method = Annotated[
+    str | None,
+    named(plan.MethodName, "Method that prunes during training, with options --set method_options.KEY=VALUE.", METHODS),
+]
+MethodSparsity = Annotated[
+    float | None,
+    Option(
+        help="Goal of the method, where it takes one: the share of the prunable weights that is gone at the end.",
+        rich_help_panel=METHODS,
+    ),
+]
 Search = Annotated[
     int,
     Option(

@@ -14,6 +14,8 @@ def retrain(
     technique: options.Technique = None,
     schedule: options.Schedule = None,
     epochs: options.RetrainEpochs = None,
+    method: options.Method = None,
+    sparsity: options.MethodSparsity = None,
     settings: options.Set = None,
     out: options.OutBeside = None,
     device: options.Device = "auto",
@@ -32,8 +34,12 @@ def retrain(
     on at the last learning rate; reinit starts from fresh weights with the whole schedule. Setting weights back needs a
     state that the training kept: prune train ... --set keep_epochs=[0,130]. More settings: schedule_lr,
     schedule_warmup, optimizer_state.
+
+    With --method a dense run is trained on with a method that prunes, from its weights and momenta; the optimizer and its
+    settings are the training's.
     """
     parent = run_folder(run)
-    phase = plan.make(plan.Retrain, merged(given(technique=technique, schedule=schedule, epochs=epochs), settings))
+    flags = given(technique=technique, schedule=schedule, epochs=epochs, method=method, sparsity=sparsity)
+    phase = plan.make(plan.Retrain, merged(flags, settings))
     where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
     carry_out([phase], parent, out or parent.parent, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)

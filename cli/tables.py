@@ -211,10 +211,14 @@ def pairs(title: str, values: Mapping[str, Any]) -> Table:
     return title, ["", "~"], [[key, NONE if value is None else str(value)] for key, value in values.items()]
 
 
-def trials(goal: float, done: Sequence[Any]) -> Table:
-    """Returns the trials of a search for a sparsity, in their order."""
-    rows = [[f"{t.value:g}", percent(t.sparsity, 2), percent(t.accuracy, 2), Path(t.run).name] for t in done]
-    return f"Search for sparsity {percent(goal, 2)}", [">setting", ">sparsity", ">accuracy", "run"], rows
+def trials(goal: float, done: Sequence[Any], plan: str = "") -> Table:
+    """Returns the trials of a search for a sparsity, in their order; sparsity and accuracy are means over the seeds."""
+    columns = [">setting", ">seeds", ">sparsity", ">accuracy", "run"]
+    rows = [
+        [f"{t.value:g}", str(len(t.runs)), percent(t.sparsity, 2), percent(t.accuracy, 2), Path(t.runs[0]).name]
+        for t in done
+    ]
+    return f"{plan}{': s' if plan else 'S'}earch for sparsity {percent(goal, 2)}", columns, rows
 
 
 def compared(rows: Sequence[Mapping[str, Any]]) -> Table:

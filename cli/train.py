@@ -35,21 +35,8 @@ def train(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per step.", rich_help_panel=options.TRAINING)] = None,
     lr: Annotated[float | None, typer.Option(help="Initial learning rate.", rich_help_panel=options.TRAINING)] = None,
-    method: Annotated[
-        str | None,
-        options.named(
-            plan.MethodName,
-            "Method that prunes during training, with options --set method_options.KEY=VALUE.",
-            options.METHODS,
-        ),
-    ] = None,
-    sparsity: Annotated[
-        float | None,
-        typer.Option(
-            help="Goal of the method, where it takes one: the share of the prunable weights that is gone at the end.",
-            rich_help_panel=options.METHODS,
-        ),
-    ] = None,
+    method: options.Method = None,
+    sparsity: options.MethodSparsity = None,
     target_sparsity: Annotated[
         float | None,
         typer.Option(
@@ -119,4 +106,4 @@ def _found(
     finally:
         if done:
             screen.table(*tables.trials(goal, done))
-    return runs.train_settings(best.run)
+    return runs.train_settings(best.runs[0])

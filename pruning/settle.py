@@ -26,3 +26,10 @@ def settle(phase: Prune | Retrain, train: Train) -> Prune | Retrain:
         return phase
     changes = {"epochs": train.epochs if phase.epochs is None else phase.epochs}
     return override(phase, {**changes, "schedule": None if phase.schedule == own else phase.schedule})
+
+
+def method_settings(phase: Retrain, train: Train) -> Train:
+    """Returns the settings under which a retraining's method runs: the training's, of the retraining's length and method."""
+    own = {key: getattr(phase, key) for key in ("method", "method_options", "sparsity", "exclude")}
+    length = {"epochs": rewind.epochs(phase, train.epochs), "milestones": (), "warmup_epochs": 0.0}
+    return override(train, {**length, "schedule": "constant", "keep_epochs": (), "keep_steps": (), **own})

@@ -367,7 +367,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         return folders
 
     def find(train: plan.Train, goal: float, trials: int, out: Path, **options: Any) -> search.Trial:
-        return search.Trial(0.0, goal, 0.0, advance(train, None, out))
+        return search.Trial(0.0, goal, 0.0, (advance(train, None, out),))
 
     monkeypatch.setattr(search, "find", find)
     monkeypatch.setattr(engine, "advance", advance)

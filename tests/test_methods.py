@@ -14,7 +14,7 @@ from pruning.engine import fitting
 from pruning.events import EpochDone, Event
 from pruning.masks import Masks, keep_count, prunable
 from pruning.methods import METHODS
-from pruning.plan import GOAL_METHODS, MethodName, PlanError, Prune, Retrain, Train, choices, make
+from pruning.plan import GOAL_METHODS, MethodName, Plan, PlanError, Prune, Retrain, Train, choices, make
 
 # Every method's own settings on a training of 12 steps.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -190,6 +190,108 @@ def test_resumes_to_the_same_bits(name: str, options: dict[str, Any], monkeypatc
             advance(phase, tell=stop)
     run = advance(phase)
     assert same(whole.parent / "whole", run)
+
+
+@pytest.mark.parametrize(("name", "options"), [case for case in CASES if case[0] != "none"], ids=str)
+def test_from_a_trained_network(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dense run trained on with a method ends plain, resumes to the same bits, and is retrained under its masks."""
+    monkeypatch.setattr(fitting, "SAVE_EVERY", -1.0)
+    dense = advance(train("none", {}, weight_decay=1e-3))
+    goal = {"sparsity": 0.8} if name in GOAL_METHODS else {}
+    settings = {"technique": "lr-rewind", "epochs": 4, "method": name, "method_options": options, **goal}
+    phase = make(Retrain, settings)
+    whole = advance(phase, dense).rename("whole")
+    assert runs.history(dense) == [dense]
+
+    def stop(event: Event) -> None:
+        if isinstance(event, EpochDone) and event.record["epoch"] in (1, 3):
+            raise Stop
+
+    for _ in range(2):
+        with pytest.raises(Stop):
+            advance(phase, dense, tell=stop)
+    run = advance(phase, dense)
+    assert same(whole.parent / "whole", run)
+    assert runs.history(run) == [dense, run]
+    summary, state = runs.read_summary(run), tensors(run)
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in tensors(dense).items()}
+    masks = Masks.load(run / runs.MASKS)
+    assert masks.violations(state) == []
+    assert 0 < masks.kept < masks.total
+    if name in GOAL_METHODS and name != "dnw":
+        assert masks.kept == keep_count(masks.total, 0.8)
+    again = engine.evaluate_run(run, device="cpu")
+    assert (again["accuracy"], again["nonzero"]) == (summary["accuracy"], summary["nonzero"])
+    assert summary["epochs"] == 4
+    if name in STABLE:
+        assert summary["accuracy_before_prune"] == again["accuracy"]
+    tuned = advance(Retrain(technique="fine-tune", epochs=1), run)
+    assert runs.read_summary(tuned)["sparsity"] == summary["sparsity"]
+
+
+def test_a_method_starts_from_the_weights_and_momenta_of_the_run() -> None:
+    """At a rate of all but 0 nothing moves: GSM leaves the dense run's weights, cut by their global magnitude."""
+    dense = advance(train("none", {}))
+    still = {"schedule": "constant", "schedule_lr": 1e-30, "epochs": 1, "method": "gsm", "sparsity": 0.8}
+    run = advance(make(Retrain, {"technique": "fine-tune", **still}), dense)
+    before, after, masks = tensors(dense), tensors(run), Masks.load(run / runs.MASKS)
+    sizes = torch.cat([before[name].abs().flatten() for name in masks])
+    cut = sizes.sort(descending=True).values[masks.kept - 1]
+    for name, mask in masks.items():
+        assert torch.equal(mask, before[name].abs() >= cut)
+        assert torch.equal(after[name], before[name].where(mask, 0.0))
+    # v3 = mu^3 v0 + what three gradients add: momenta that were taken over differ from those that were not
+    reset = advance(make(Retrain, {"technique": "fine-tune", "optimizer_state": "reset", **still}), dense)
+    kept, fresh = (checkpoint.load(folder / runs.MOMENTA)[0] for folder in (run, reset))
+    start = checkpoint.load(dense / runs.MOMENTA)[0]
+    name = "8.bias"
+    gained = kept[f"momentum_buffer:{name}"] - fresh[f"momentum_buffer:{name}"]
+    assert torch.allclose(gained, 0.9**3 * start[f"momentum_buffer:{name}"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "gsm"}, "method 'gsm' needs a sparsity, its goal"),
+        ({"sparsity": 0.9}, "sparsity is not used by method 'none': the masks of the pruned run hold"),
+        ({"method": "cs", "sparsity": 0.9}, "sparsity is not used by method 'cs'"),
+        ({"method_options": {"rank": "all"}}, "method_options .* not used without a method"),
+        ({"method": "cs", "technique": "weight-rewind", "rewind_step": 3}, "rewind_step is not used with a method"),
+    ],
+)
+def test_retrainings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        make(Retrain, settings)
+
+
+def test_what_a_retraining_with_a_method_refuses() -> None:
+    """Everything is refused before a folder is made, and in a preview."""
+    dense = advance(train("none", {}, milestones=(1,), schedule="stepped"))
+    there = sorted(Path("runs").iterdir())
+    for settings, message in [
+        ({"method": "gmp", "sparsity": 0.5, "epochs": 2}, "20 pruning events do not fit 6 steps"),
+        ({"method": "gsm", "sparsity": 0.5, "method_options": {"events": 3}}, "method 'gsm': unknown setting 'events'"),
+        ({"method": "dnw", "sparsity": 0.5, "exclude": ("nothing",)}, "exclude 'nothing' fits no prunable weight"),
+        ({}, "is not pruned; retrain continues a pruned run .prune prune RUN --sparsity S., or takes --method"),
+    ]:
+        with pytest.raises(PlanError, match=message):
+            advance(make(Retrain, settings), dense)
+        with pytest.raises(PlanError, match=message):
+            engine.preview([make(Retrain, settings)], dense, Path("runs"), device="cpu")
+    with pytest.raises(PlanError, match="schedule 'allr' follows from a pruning, and run .* is not pruned"):
+        advance(make(Retrain, {"method": "gsm", "sparsity": 0.5, "schedule": "allr"}), dense)
+    assert sorted(Path("runs").iterdir()) == there
+    (row,) = engine.preview([make(Retrain, {"method": "gsm", "sparsity": 0.5})], dense, Path("runs"), device="cpu")
+    assert (row["phase"], row["epochs"], row["done"]) == ("retrain", 4, False)
+    pruned = advance(Prune(sparsity=0.5), dense)
+    with pytest.raises(PlanError, match="is pruned; retrain with method 'gsm' starts from a dense run"):
+        advance(make(Retrain, {"method": "gsm", "sparsity": 0.9}), pruned)
+    gsm = make(Retrain, {"method": "gsm", "sparsity": 0.9})
+    with pytest.raises(PlanError, match="a retrain phase with method 'gsm' starts from a dense network"):
+        make(Plan, {"name": "x", "phases": [train("none", {}), Prune(sparsity=0.5), gsm]})
+    with pytest.raises(PlanError, match="needs a prune phase before it, or a method"):
+        make(Plan, {"name": "x", "phases": [train("none", {}), Retrain()]})
+    assert make(Plan, {"name": "x", "phases": [train("none", {}), gsm, Retrain()]}).phases[1] == gsm
 
 
 @pytest.mark.parametrize("family", NETWORKS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning import checkpoint, runs, trust
-from pruning.engine.looking import evaluate_run, load_model, look_ahead, preview, structure
+from pruning.engine.looking import check_retrain, evaluate_run, load_model, look_ahead, preview, structure
 from pruning.engine.phases import Job, dense_schedule, prepare
 from pruning.engine.session import Session, open_session, recorded, setting
 from pruning.engine.shrinking import load_shrunk, read_shrunk, shrink_run
@@ -116,8 +116,8 @@ def _resolve(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
     runs.check_run(parent)
     if parent.resolve().parent != out.resolve():
         raise PlanError(f"run '{parent}' does not lie in '{out}': a run and its parent are kept side by side")
-    if isinstance(phase, Retrain) and not (parent / runs.MASKS).exists():
-        raise PlanError(f"run '{parent}' is not pruned; retrain continues a pruned run (prune prune RUN --sparsity S)")
+    if isinstance(phase, Retrain):
+        check_retrain(phase, (parent / runs.MASKS).exists(), f"run '{parent}'")
     train, code, data_dir = recorded(session, parent)
     phase = settle(phase, train)
     name = digest(phase, runs.read_record(parent)["digest"])

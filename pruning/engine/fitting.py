@@ -126,14 +126,16 @@ def fit_in(
         rest = {name: t for name, t in tensors.items() if not name.startswith((_MODEL, _METHOD))}
         load_optimizer_state(optimizer, network, rest, method.masks)
     elif 0 in keep:
-        checkpoint.save(run / runs.epoch_file(0), plain_names(checkpoint.state(network)), {"epoch": 0})
+        checkpoint.save(
+            run / runs.epoch_file(0), plain_names({**checkpoint.state(network), **method.hidden()}), {"epoch": 0}
+        )
     runs.trim_log(run, first)
     session.tell(PhaseStarted(str(run), phase, epochs, epochs * steps, first))
     track = tracker(session.track, run, first)
     saved = time.perf_counter()
 
     def keep_state(path: Path, epoch: float) -> None:
-        tensors = {**checkpoint.state(network), **optimizer_state(optimizer, network)}
+        tensors = {**checkpoint.state(network), **method.hidden(), **optimizer_state(optimizer, network)}
         checkpoint.save(path, plain_names(tensors), {"epoch": epoch})
 
     def on_step(done: int) -> None:

@@ -16,7 +16,7 @@ from pruning.engine.session import Session, Setting, build_recorded, open_sessio
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import PlanError, Prune, Retrain, Train, digest
-from pruning.settle import settle, stamp
+from pruning.settle import method_settings, settle, stamp
 from pruning.structured import filters_kept, layers_gone, neuron_collapse
 
 Phase = Train | Prune | Retrain
@@ -114,8 +114,10 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
                     raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {sparsity:g}")
                 sparsity = phase.sparsity
         elif isinstance(phase, Retrain):
-            if not masked:
-                raise PlanError("retrain continues a pruned run (prune prune RUN --sparsity S)")
+            check_retrain(phase, masked, "the run before it")
+            if phase.method != "none":
+                methods.for_training(method_settings(phase, train), per_epoch).attach(where.build(train.seed))
+                masked = True
             if parent is not None:
                 rewind.find_state(phase, runs.history(parent)[0], train.epochs)
             epochs = rewind.epochs(phase, train.epochs)
@@ -149,6 +151,16 @@ def check_goals(phases: Sequence[Phase], where: Setting, network: nn.Module, pre
         if cycle and not (phase.structure == "filters" and phase.allocation == "global"):
             decide.check(where, network, phase, present)
             present = Masks.full(prunable(network, phase.exclude)) if present is None else present
+
+
+def check_retrain(phase: Retrain, masked: bool, run: str) -> None:
+    """Raises PlanError where a retraining starts from a dense run without a method, or with one from a pruned run."""
+    if phase.method == "none" and not masked:
+        raise PlanError(
+            f"{run} is not pruned; retrain continues a pruned run (prune prune RUN --sparsity S), or takes --method"
+        )
+    if phase.method != "none" and masked:
+        raise PlanError(f"{run} is pruned; retrain with method '{phase.method}' starts from a dense run")
 
 
 def check_kept(phases: Sequence[Phase], train: Train) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pruning import checkpoint, methods, rewind, runs, schedules
@@ -21,6 +22,7 @@ from pruning.masks import Masks, prunable
 from pruning.methods import Method
 from pruning.plan import PlanError, Prune, Retrain, Train
 from pruning.seeds import derive
+from pruning.settle import method_settings
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,7 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
             method=method, extra=extra, momenta={}, keep=phase.keep_epochs, keep_steps=phase.keep_steps,
         )  # fmt: skip
         before = None if phase.method == "none" else accuracy_on_test(job.setting, network)
-        masks = method.finish()
-        momenta = masked_state(optimizer_state(optimizer, network), masks)
-        summary = _finish(job, network, masks, momenta, epochs=phase.epochs)
-        return summary if before is None else {**summary, "accuracy_before_prune": before}
+        return _ended(job, network, method, optimizer, before, epochs=phase.epochs)
 
     return make
 
@@ -96,7 +95,6 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     train = job.setting.train
     network = job.setting.build(train.seed)
     masks, momenta = load_state(job.parent, network)
-    assert masks is not None
     source = rewind.find_state(phase, runs.history(job.parent)[0], train.epochs)
     if source is not None:
         weights, momenta = split_state(checkpoint.load(source)[0])
@@ -105,7 +103,6 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
         network, momenta = job.setting.build(derive(train.seed, "reinit")), {}
     if phase.optimizer_state == "reset":
         momenta = {}
-    masks.apply(network)
     cycle = sum(isinstance(runs.read_phase(p), Retrain) for p in runs.history(job.parent)) + 1
     epochs = rewind.epochs(phase, train.epochs)
     per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
@@ -114,16 +111,39 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
         raise PlanError(
             f"rewind_step {first_step} leaves nothing to train: the training has {epochs * per_epoch} steps"
         )
+    method, extra = Method(masks), []
+    if masks is not None:
+        masks.apply(network)
+    else:
+        if (name := rewind.schedule(phase)) in schedules.IMPACT:
+            raise PlanError(f"schedule '{name}' follows from a pruning, and run '{job.parent}' is not pruned")
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        method = methods.for_training(method_settings(phase, train), per_epoch)
+        extra = method.attach(network)
+        stored = {names[id(p)]: name for name, p in network.named_parameters() if id(p) in names}
+        owners = {key: key.partition(":") for key in momenta}
+        momenta = {f"{what}:{stored[owner]}": momenta[key] for key, (what, _, owner) in owners.items()}
 
     def make() -> dict[str, Any]:
         optimizer = fit_in(
             session, job.setting, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs, first_step=first_step,
-            lr=_retrain_schedule(job, phase), method=Method(masks), extra=[], momenta=momenta,
+            lr=_retrain_schedule(job, phase), method=method, extra=extra, momenta=momenta,
         )  # fmt: skip
+        before = None if phase.method == "none" else accuracy_on_test(job.setting, network)
         done = epochs - first_step // per_epoch
-        return _finish(job, network, masks, optimizer_state(optimizer, network), epochs=done)
+        return _ended(job, network, method, optimizer, before, epochs=done)
 
     return make
+
+
+def _ended(
+    job: Job, network: nn.Module, method: Method, optimizer: torch.optim.Optimizer, before: float | None, epochs: int
+) -> dict[str, Any]:
+    """Returns the summary after leaving the network plain; `before` is its accuracy before a method's last pruning."""
+    masks = method.finish()
+    momenta = masked_state(optimizer_state(optimizer, network), masks)
+    summary = _finish(job, network, masks, momenta, epochs=epochs)
+    return summary if before is None else {**summary, "accuracy_before_prune": before}
 
 
 def dense_schedule(train: Train, steps_per_epoch: int) -> Callable[[int], float]:

@@ -10,7 +10,8 @@ masks = method.finish()                   once: leaves a plain network and says 
 
 Everything that the next forward pass depends on is settled in `after_step`, so that an evaluation between two steps sees
 what training sees, and a state saved there is complete. Hard masks (:attr:`Method.masks`) are enforced by the optimizer;
-methods whose pruned weights live on reparametrize (:mod:`pruning.methods.reparametrized`).
+methods whose pruned weights live on keep them beside the model (:mod:`pruning.methods.masked`), and those that compute the
+used weights reparametrize (:mod:`pruning.methods.reparametrized`).
 """
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ class Method:
 
     def after_step(self, step: int) -> None:
         """Runs after the optimizer's step."""
+
+    def hidden(self) -> dict[str, Tensor]:
+        """Returns {name: values} of the weights that live on beside the model, which holds the used ones."""
+        return {}
 
     def density(self) -> float:
         """Returns kept / total of the weights that the forward pass uses now."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from pruning.masks import keep_count
 from pruning.methods.base import Options, Task
-from pruning.methods.reparametrized import MaskedMethod
+from pruning.methods.masked import MaskedMethod
 
 
 class DNWOptions(Options):

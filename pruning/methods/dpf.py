@@ -15,7 +15,7 @@ from pydantic import Field
 
 from pruning.masks import keep_count
 from pruning.methods.base import Options, Task
-from pruning.methods.reparametrized import MaskedMethod
+from pruning.methods.masked import MaskedMethod
 from pruning.schedules import cubic_ramp, pruning_events
 
 
@@ -38,9 +38,11 @@ class DPF(MaskedMethod):
         self.events = pruning_events(options.events, task.total_steps)
 
     def after_step(self, step: int) -> None:
-        """Draws the masks anew where the next step is an event or a multiple of `refresh`."""
+        """Draws the masks anew where the next step is an event or, from the first event on, a multiple of `refresh`."""
         following = step + 1
         event = bisect.bisect_right(self.events, following)
-        if following % self.options.refresh == 0 or (event and self.events[event - 1] == following):
+        if event and (following % self.options.refresh == 0 or self.events[event - 1] == following):
             total = sum(weight.numel() for weight in self.weights.values())
             self.keep_largest(keep_count(total, cubic_ramp(event, len(self.events), self.goal)))
+        else:
+            self.hide()

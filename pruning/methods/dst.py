@@ -2,7 +2,10 @@
 
 Every output unit (filter, neuron) learns a threshold t, from 0: used weight = w step(|w| - t), with a surrogate for the
 step's derivative. The loss gains alpha sum exp(-t), which drives the thresholds up: the sparsity is an outcome of
-`alpha`. Where a tensor keeps 1 % of its weights or less its thresholds start again from 0.
+`alpha`. Where a tensor keeps the share `reset_at` of its weights or less, 1 % in both papers, its thresholds start again
+from 0. While the rate is high they rise anew; near the end the tensor stays dense, and the sparsity falls by as much as
+the tensor is large. A goal near or beyond 99 % of the largest tensor needs a smaller share; at 0 only an empty tensor's
+thresholds start again.
 
 Zimmer et al.'s code decays the thresholds like weights (`threshold_decay`) and adds wd/2 sum w^2 to the loss beside the
 optimizer's own decay (`decay_in_loss`); the default is neither.
@@ -20,13 +23,12 @@ from pruning.methods.base import Options, Task
 from pruning.methods.gradients import Threshold
 from pruning.methods.reparametrized import Formula, Reparametrized, group
 
-LEAST = 0.01  # the share of a tensor's weights up to which its thresholds are set back
-
 
 class DSTOptions(Options):
-    """`alpha` sets the sparsity."""
+    """`alpha` sets the sparsity; `reset_at` is the share of a tensor's weights up to which its thresholds are set back."""
 
     alpha: float = Field(1e-6, ge=0)
+    reset_at: float = Field(0.01, ge=0, lt=1)
     threshold_decay: float = Field(0.0, ge=0)
     decay_in_loss: float = Field(0.0, ge=0)
 
@@ -79,4 +81,4 @@ class DST(Reparametrized):
         for name, formula in self.formulas.items():
             if isinstance(formula, Thresholded):
                 share = formula.kept(self.weights[name]).float().mean()
-                formula.t.copy_(formula.t.where(share > LEAST, 0.0))
+                formula.t.copy_(formula.t.where(share > self.options.reset_at, 0.0))

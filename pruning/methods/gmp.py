@@ -12,16 +12,16 @@ epoch's validation there and before it here, so that a logged accuracy belongs t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from pruning.allocation import allocate
-from pruning.masks import Masks, prunable
+from pruning.masks import Masks
 from pruning.methods.base import Options, Task
-from pruning.methods.reparametrized import MaskedMethod
+from pruning.methods.masked import MaskedMethod
 from pruning.schedules import cubic_ramp, pruning_events
 
 
@@ -37,7 +37,6 @@ class GMP(MaskedMethod):
     """Gradual magnitude pruning along a cubic ramp."""
 
     OPTIONS = GMPOptions
-    straight_through: ClassVar[bool] = False
 
     def __init__(self, task: Task, options: GMPOptions) -> None:
         super().__init__(task)
@@ -47,15 +46,24 @@ class GMP(MaskedMethod):
         self.sparsities = {step: cubic_ramp(k, len(events), self.goal) for k, step in enumerate(events, 1)}
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Returns no groups; a soft model gets masks, a hard one's masks are the optimizer's. Checks the goal."""
-        self.weights = dict(prunable(model, self.task.exclude))
+        """Returns no groups; checks the goal."""
+        groups = super().attach(model)
         self._allocate(self.goal, None)
-        return [] if self.options.mode == "hard" else super().attach(model)
+        return groups
+
+    @torch.no_grad()
+    def after_backward(self, step: int) -> None:
+        """Writes +0 to the gradients of softly pruned weights."""
+        for weight, kept in zip(self.weights.values(), self.kept, strict=False):
+            if weight.grad is not None:
+                weight.grad.masked_fill_(~kept, 0.0)
+        super().after_backward(step)
 
     def after_step(self, step: int) -> None:
         """Prunes where the next step is an event."""
         sparsity = self.sparsities.get(step + 1)
         if sparsity is None:
+            self.hide()
             return
         if self.options.mode == "hard":
             self.hold(self._allocate(sparsity, self.masks))
@@ -74,21 +82,19 @@ class GMP(MaskedMethod):
 
     def density(self) -> float:
         """Returns kept / total."""
-        hard = self.options.mode == "hard"
-        return super().density() if not hard else 1.0 if self.masks is None else self.masks.density
+        return super().density() if self.masks is None else self.masks.density
 
-    def finish(self) -> Masks:
+    def finish(self) -> Masks | None:
         """Returns the masks of the last event."""
-        if self.options.mode == "soft":
-            return super().finish()
-        assert self.masks is not None
-        return self.masks
+        return super().finish() if self.masks is None else self.masks
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the hard masks; soft ones are in the model's state."""
-        return dict(self.masks or {})
+        """Returns the hard masks, or what soft ones hide."""
+        return super().state() if self.masks is None else dict(self.masks)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back the hard masks."""
-        if state:
+        """Takes back the masks."""
+        if self.options.mode == "soft":
+            super().load_state(state)
+        elif state:
             self.hold(Masks({name: state[name] for name in self.weights}))

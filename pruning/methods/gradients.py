@@ -1,4 +1,4 @@
-"""Straight-through gradients: selections in the forward pass, with the gradients that the papers put in their place."""
+"""The gradient that DST puts in place of that of its selection."""
 
 from __future__ import annotations
 
@@ -6,20 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-
-class StraightThrough(torch.autograd.Function):
-    """w where the mask keeps it, +0 elsewhere; the gradient passes to all of w as if nothing had been selected."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, mask: Tensor) -> Tensor:
-        """Returns the selected weights, of the shape of `weight` and the bool `mask`."""
-        return weight.where(mask, 0.0)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """Returns the gradient as it came, and none for the mask."""
-        return gradients[0], None
 
 
 class Threshold(torch.autograd.Function):

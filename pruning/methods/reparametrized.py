@@ -7,16 +7,14 @@ keeps the optimizer's state and every value that a mask hides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from pruning import ops
 from pruning.masks import Masks, prunable
 from pruning.methods.base import Method, Task
-from pruning.methods.gradients import StraightThrough
 
 _STORED = ".original"
 _INSIDE = ".parametrizations."
@@ -76,52 +74,6 @@ class Reparametrized(Method):
         for name, weight in self.weights.items():
             weight.copy_(used[name].where(masks[name], 0.0))
         return masks
-
-
-class Masked(Formula):
-    """w where the mask keeps it; the gradient reaches kept weights only, or all of them straight through."""
-
-    mask: Tensor
-
-    def __init__(self, like: Tensor, straight_through: bool) -> None:
-        super().__init__()
-        self.straight_through = straight_through
-        self.register_buffer("mask", torch.ones_like(like, dtype=torch.bool))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Returns the used weights."""
-        if self.straight_through:
-            return StraightThrough.apply(weight, self.mask)
-        return weight.where(self.mask, 0.0)
-
-    def kept(self, weight: Tensor) -> Tensor:
-        """Returns the mask."""
-        return self.mask
-
-
-class MaskedMethod(Reparametrized):
-    """Methods whose weights live on behind masks that are drawn anew: the masks are buffers of the model."""
-
-    straight_through: ClassVar[bool] = True
-
-    def attach(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Returns no groups; the model gets masks that keep everything."""
-        self.parametrize(model, lambda weight: Masked(weight, self.straight_through))
-        return []
-
-    def _buffers(self) -> list[Tensor]:
-        return [formula.mask for formula in self.formulas.values() if isinstance(formula, Masked)]
-
-    @torch.no_grad()
-    def keep_largest(self, keep: int | list[int]) -> None:
-        """Draws the masks anew: the `keep` largest stored magnitudes of all layers together, or counts layer by layer."""
-        ops.topk_masks(list(self.weights.values()), keep, magnitude=True, out=self._buffers())
-
-    @torch.no_grad()
-    def use(self, masks: Mapping[str, Tensor]) -> None:
-        """Takes masks by name into the model's buffers."""
-        for buffer, mask in zip(self._buffers(), masks.values(), strict=True):
-            buffer.copy_(mask)
 
 
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -39,6 +39,22 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+def _check_method(phase: Train | Retrain, otherwise: str) -> None:
+    """Raises ValueError where a phase's method, its options and its goal do not fit; `otherwise` says how else to prune."""
+    if phase.method == "none" and (phase.method_options or phase.exclude):
+        unused = (
+            f"method_options {sorted(phase.method_options)}" if phase.method_options else f"exclude {phase.exclude}"
+        )
+        raise ValueError(f"{unused} are not used without a method")
+    if phase.method in GOAL_METHODS and phase.sparsity is None:
+        raise ValueError(f"method '{phase.method}' needs a sparsity, its goal")
+    if phase.method not in GOAL_METHODS and phase.sparsity is not None:
+        why = otherwise if phase.method == "none" else "its sparsity follows from its options; search for one"
+        raise ValueError(
+            f"sparsity is not used by method '{phase.method}': {why}; methods with a goal: {', '.join(GOAL_METHODS)}"
+        )
+
+
 class Train(Settings):
     """Trains a network from its initialization.
 
@@ -106,22 +122,7 @@ class Train(Settings):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs, {self.epochs}")
         if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
             raise ValueError("nesterov needs optimizer 'sgd' and a momentum above 0")
-        if self.method == "none" and (self.method_options or self.exclude):
-            unused = (
-                f"method_options {sorted(self.method_options)}" if self.method_options else f"exclude {self.exclude}"
-            )
-            raise ValueError(f"{unused} are not used without a method")
-        if self.method in GOAL_METHODS and self.sparsity is None:
-            raise ValueError(f"method '{self.method}' needs a sparsity, its goal")
-        if self.method not in GOAL_METHODS and self.sparsity is not None:
-            why = (
-                "a prune phase prunes"
-                if self.method == "none"
-                else "its sparsity follows from its options; search for one"
-            )
-            raise ValueError(
-                f"sparsity is not used by method '{self.method}': {why}; methods with a goal: {', '.join(GOAL_METHODS)}"
-            )
+        _check_method(self, "a prune phase prunes")
         if self.schedule == "cyclic" and self.method != "gmp":
             raise ValueError(
                 f"schedule 'cyclic' restarts at the pruning events of method 'gmp', not of '{self.method}'"
@@ -212,8 +213,10 @@ class Prune(Settings):
 
 
 class Retrain(Settings):
-    """Trains a pruned network further, its masks held fixed.
+    """Trains a pruned network further, its masks held fixed; or a dense one, with a method that prunes during training.
 
+    `method`, `method_options`, `sparsity` and `exclude` are those of a training: Zimmer et al. (2023) try GSM and LC from a
+    trained network too. Optimizer, momentum and weight decay are the original training's.
     `epochs` None means the length of the original training. `technique` chooses the weights to start from and the
     learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
     to the schedules in TUNED_SCHEDULES. `optimizer_state` "keep" takes over the momenta that belong to the weights to start
@@ -229,6 +232,17 @@ class Retrain(Settings):
     epochs: Annotated[int, Field(ge=1)] | None = None
     rewind_step: Annotated[int, Field(ge=0)] | None = None
     optimizer_state: Literal["keep", "reset"] = "keep"
+    method: MethodName = "none"
+    method_options: dict[str, Option] = {}
+    sparsity: Sparsity | None = None
+    exclude: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _methodical(self) -> Retrain:
+        _check_method(self, "the masks of the pruned run hold")
+        if self.method != "none" and self.rewind_step is not None:
+            raise ValueError("rewind_step is not used with a method: it counts from the first step of its phase")
+        return self
 
     @model_validator(mode="after")
     def _rewound(self) -> Retrain:

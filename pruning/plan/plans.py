@@ -101,8 +101,13 @@ class Plan(Settings):
                     raise ValueError(f"prune phases must not become less sparse: {phase.sparsity:g} after {before:g}")
                 reached[phase.structure] = max(before, phase.sparsity)
                 pruned = pruned or phase.sparsity > 0 or phase.filter_rates is not None
-            elif isinstance(phase, Retrain) and not pruned and self.train.method == "none":
-                raise ValueError("a retrain phase needs a prune phase before it")
+            elif isinstance(phase, Retrain):
+                sparse = pruned or self.train.method != "none"
+                if phase.method != "none" and sparse:
+                    raise ValueError(f"a retrain phase with method '{phase.method}' starts from a dense network")
+                if phase.method == "none" and not sparse:
+                    raise ValueError("a retrain phase needs a prune phase before it, or a method")
+                pruned = True
         return self
 
     @property
