@@ -11,6 +11,7 @@ namespace prune {
 namespace {
 
 constexpr int64_t kChunkBytes = 1 << 18;
+constexpr int64_t kStreams = 8;  // places of a chunk read in turn, where little is computed: memory serves several faster
 
 template <class Word>
 PRUNE_INLINE int64_t count_words(const char* data, int64_t n, Word bits) {  // words with any of `bits` set
@@ -43,7 +44,6 @@ PRUNE_INLINE int64_t count_bytes(const char* data, int64_t n) {  // bytes unequa
 }
 
 PRUNE_INLINE int64_t count_bits(const char* data, int64_t n) {
-  constexpr int64_t kStreams = 8;  // places read in turn: memory serves several faster than one
   const int64_t part = n / kStreams / 64 * 64;
   int64_t total = 0, sums[kStreams] = {};
   for (int64_t i = 0; i < part; i += 64)
@@ -62,6 +62,22 @@ PRUNE_INLINE int64_t count_bits(const char* data, int64_t n) {
   return total;
 }
 
+#if PRUNE_X86
+PRUNE_AVX2 int64_t count_bytes_avx2(const char* data, int64_t n) {  // 32 at a time
+  const int64_t part = n / kStreams / 32 * 32;
+  const __m256i one = _mm256_set1_epi8(1), zero = _mm256_setzero_si256();
+  __m256i sums = zero;
+  for (int64_t i = 0; i < part; i += 32)
+    for (int64_t s = 0; s < kStreams; ++s) {
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + s * part + i));
+      sums = _mm256_add_epi64(sums, _mm256_sad_epu8(_mm256_min_epu8(bytes, one), zero));
+    }
+  alignas(32) int64_t lanes[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums);
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3] + count_bytes(data + kStreams * part, n - kStreams * part);
+}
+#endif
+
 PRUNE_INLINE int64_t count_any(const char* data, int64_t n, ScalarType type) {
   switch (type) {
     case ScalarType::Float: return count_words<uint32_t>(data, n, 0x7fffffffu);
@@ -74,8 +90,12 @@ PRUNE_INLINE int64_t count_any(const char* data, int64_t n, ScalarType type) {
 
 int64_t count_scalar(const char* data, int64_t n, ScalarType type) { return count_any(data, n, type); }
 #if PRUNE_X86
-PRUNE_AVX2 int64_t count_avx2(const char* data, int64_t n, ScalarType type) { return count_any(data, n, type); }
-PRUNE_AVX512 int64_t count_avx512(const char* data, int64_t n, ScalarType type) { return count_any(data, n, type); }
+PRUNE_AVX2 int64_t count_avx2(const char* data, int64_t n, ScalarType type) {
+  return type == ScalarType::Bool ? count_bytes_avx2(data, n) : count_any(data, n, type);
+}
+PRUNE_AVX512 int64_t count_avx512(const char* data, int64_t n, ScalarType type) {
+  return type == ScalarType::Bool ? count_bytes_avx2(data, n) : count_any(data, n, type);
+}
 #endif
 
 auto* const kCount =

@@ -68,7 +68,7 @@ class MaskedSGD(SGD):
 
     def clear_masks(self) -> None:
         """Forgets the masks: from the next step on every weight is trained."""
-        self._take_back()
+        self._state = self.state
         self._masked, self._members = {}, []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -79,19 +79,17 @@ class MaskedSGD(SGD):
     @property
     def state(self) -> defaultdict[Tensor, Any]:
         """Returns the state in torch's layout, {parameter: {"momentum_buffer": tensor of its shape}}."""
-        self._take_back()
+        for parameter, kept in self._masked.items():
+            if kept.momenta is not None:
+                self._state[parameter][_KEY] = kept.scatter()
+            kept.buffer = None  # whoever looks may put another in its place
         return self._state
 
     @state.setter
     def state(self, state: defaultdict[Tensor, Any]) -> None:
         self._state = state
         for kept in self._masked.values():
-            kept.momenta = None
-
-    def _take_back(self) -> None:
-        for parameter, kept in self._masked.items():
-            if kept.momenta is not None:
-                self._state[parameter][_KEY] = kept.scatter()
+            kept.momenta = kept.buffer = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -142,34 +140,23 @@ class MaskedSGD(SGD):
     def _step_masked(self, group: dict[str, Any], masked: list[Survivors]) -> None:
         momentum = group["momentum"]
         sweep = self._steps % self.SWEEP == 0
-        dense: dict[tuple[torch.device, torch.dtype, bool], list[Survivors]] = {}
-        listed: dict[torch.dtype, list[Survivors]] = {}
+        dense: dict[tuple[str, bool], list[Survivors]] = {}
+        listed: dict[str, list[Survivors]] = {}
         for kept in masked:
-            parameter = kept.parameter
-            state = self._state[parameter] if momentum else {}
-            if parameter.grad is not None and not sweep and kept.listed:
-                if momentum and kept.momenta is None and _KEY in state:
-                    kept.gather(state.pop(_KEY))
-                if bool(momentum) == (kept.momenta is not None):
-                    listed.setdefault(parameter.dtype, []).append(kept)
-                    continue
-            if kept.momenta is not None:
-                self._state[parameter][_KEY] = kept.scatter()
-            if parameter.grad is None:
-                _zero(parameter, self._state.get(parameter, {}), kept.mask)
-                continue
-            kept.draw()
-            first = momentum and _KEY not in state
-            if first or (momentum and state[_KEY].dtype is not kept.wide):
-                state[_KEY] = torch.zeros_like(parameter, dtype=kept.wide) if first else state[_KEY].to(kept.wide)
-            dense.setdefault((parameter.device, parameter.dtype, bool(first)), []).append(kept)
+            if kept.parameter.grad is None:
+                self._hold(kept)
+            elif not sweep and kept.listed and self._gathered(kept, momentum):
+                listed.setdefault(kept.kind, []).append(kept)
+            else:
+                first = self._drawn(kept, momentum)
+                dense.setdefault((kept.kind, first), []).append(kept)
         rule = {
             "lr": group["lr"], "momentum": momentum, "dampening": group["dampening"],
             "weight_decay": float(group["weight_decay"]), "nesterov": group["nesterov"],
         }  # fmt: skip
-        for (_, _, first), some in dense.items():
+        for (_, first), some in dense.items():
             params = [kept.parameter for kept in some]
-            momenta = [self._state[p][_KEY] for p in params] if momentum else []
+            momenta = [kept.buffer for kept in some if kept.buffer is not None] if momentum else []
             ops.masked_sgd_(params, _gradients(params), momenta, [kept.given for kept in some], first=first, **rule)
         for some in listed.values():
             params = [kept.parameter for kept in some]
@@ -177,6 +164,35 @@ class MaskedSGD(SGD):
             ops.indexed_sgd_(params, _gradients(params), momenta, [kept.places for kept in some], **rule)
         for kept in masked:
             kept.written = kept.parameter._version
+
+    def _hold(self, kept: Survivors) -> None:
+        """Writes +0 to what is pruned of a weight that has no gradient."""
+        if kept.momenta is not None:
+            self._state[kept.parameter][_KEY] = kept.scatter()
+        _zero(kept.parameter, self._state.get(kept.parameter, {}), kept.mask)
+
+    def _gathered(self, kept: Survivors, momentum: float) -> bool:
+        """Returns whether the survivors' momenta lie side by side, where there are any to be had, after moving them there."""
+        if momentum and kept.momenta is None and (buffer := self._state[kept.parameter].pop(_KEY, None)) is not None:
+            kept.gather(buffer)
+            kept.buffer = None
+        return bool(momentum) == (kept.momenta is not None)
+
+    def _drawn(self, kept: Survivors, momentum: float) -> bool:
+        """Returns whether the weight had no momentum yet; leaves it with a momentum buffer, and its mask read."""
+        if kept.momenta is not None:
+            self._state[kept.parameter][_KEY] = kept.scatter()
+        kept.draw()
+        if not momentum or kept.buffer is not None:
+            return False
+        state = self._state[kept.parameter]
+        buffer = state.get(_KEY)
+        if buffer is None:
+            state[_KEY] = torch.zeros_like(kept.parameter, dtype=kept.wide)
+        elif buffer.dtype is not kept.wide:
+            state[_KEY] = buffer.to(kept.wide)
+        kept.buffer = state[_KEY]
+        return buffer is None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads what :meth:`state_dict` returned; float32 momenta of 16-bit weights are not rounded as torch would."""

@@ -18,9 +18,15 @@ LISTED = 0.05  # the density from which on a list measured faster than a mask, a
 class Survivors:
     """What the updates of one parameter need to know of its mask; drawn again where the mask was changed in place."""
 
+    __slots__ = (
+        "_drawn", "_places", "_still", "buffer", "given", "kind", "mask", "momenta", "parameter", "wide", "written",
+    )  # fmt: skip
+
     def __init__(self, parameter: nn.Parameter, mask: Tensor) -> None:
         self.parameter, self.mask = parameter, mask
         self.wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32  # of the momenta
+        self.kind = f"{parameter.device} {parameter.dtype}"  # what one call of an op can take together
+        self.buffer: Tensor | None = None  # the momentum buffer of the optimizer's state, once it was looked up
         self.momenta: Tensor | None = None  # [k]: those of the survivors, while the list is in use
         self.given = mask  # what masked_sgd_ reads
         self.written = -1  # the weight's version after the optimizer's own last step
