@@ -77,14 +77,16 @@ class Probes:
     def loop(
         self, name: str, like: Sequence[Tensor], *arrays: Sequence[Tensor], last: float | None = None
     ) -> Callable[[], Any]:
-        """Returns a call of the probe over the arrays of tensors, sized as `like`, with torch's number of threads."""
+        """Returns a call of the probe over the arrays of tensors, sized as `like`, with torch's number of threads.
+
+        The call keeps the tensors alive, of which the probe has the addresses alone.
+        """
         sizes = (ctypes.c_int64 * len(like))(*[t.numel() for t in like])
         pointers = [(ctypes.c_void_p * len(a))(*[t.data_ptr() for t in a]) for a in arrays]
         extra = [] if last is None else [ctypes.c_float(last)]
         function = getattr(self.library, name)
-        return lambda: function(
-            ctypes.c_int64(len(like)), sizes, ctypes.c_int(torch.get_num_threads()), *pointers, *extra
-        )
+        count = ctypes.c_int64(len(like))
+        return lambda held=arrays: function(count, sizes, ctypes.c_int(torch.get_num_threads()), *pointers, *extra)
 
 
 def extra_memory(run: Callable[[], Any]) -> float:
