@@ -34,12 +34,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "lc-original": {"alternations": 9, "mu": 1e-3, "growth": 1.8},
     "str": {"s_init": -100.0, "threshold_decay": 0.05},
     "cs": {"beta": 300.0},
+    "cs, by l1": {"beta": 300.0, "l1": 1e-6},
     "dst": {"alpha": 3e-3},
     "dst, reset at 0": {"alpha": 3e-3, "reset_at": 0.0},
 }
 
 
-BY = {"str": "threshold_decay"}  # the others' first of search.DRIVES
+BY = {"str": "threshold_decay", "cs, by l1": "l1"}  # the others' first of search.DRIVES
 
 
 def method_of(name: str) -> str:
