@@ -40,6 +40,6 @@ def retrain(
     """
     parent = run_folder(run)
     flags = given(technique=technique, schedule=schedule, epochs=epochs, method=method, sparsity=sparsity)
-    phase = plan.make(plan.Retrain, merged(flags, settings))
+    phase = plan.override(plan.Retrain(), merged(flags, settings))
     where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
     carry_out([phase], parent, out or parent.parent, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)

@@ -400,6 +400,9 @@ def test_a_method_from_a_trained_network_by_command(prune: Prune, workspace: Pat
     dense = prune("train", *TINY, *FAST, "--epochs", 2).run
     found = prune("retrain", str(dense), "--method", "gsm", "--sparsity", 0.5, "--epochs", 2, "--json").json
     assert (found["phase"], found["sparsity"]) == ("retrain", 0.5)
+    events = ("--set", "method_options.events=1", "--set", "method_options.mode=hard")
+    other = prune("retrain", str(dense), "--method", "gmp", "--sparsity", 0.5, "--epochs", 2, *events, "--json").json
+    assert runs.read_phase(Path(other["run"])).method_options == {"events": 1, "mode": "hard"}
     lost = prune("retrain", str(dense), "--method", "gmp", "--sparsity", 0.5, "--epochs", 1)
     assert lost.code == 1
     assert "error: method 'gmp': 20 pruning events do not fit 3 steps; allowed: 1 to 2" in lost.err
