@@ -89,6 +89,7 @@ def test_settings_that_depend_on_each_other_are_changed_together() -> None:
         train = override_plan(plan, order).train
         assert (train.epochs, train.milestones, train.keep_epochs) == (4, (2.0,), (0, 3))
     assert override_plan(plan, {"train.keep_epochs": [1], "train.epochs": 4}).train.keep_epochs == (1,)
+    assert override_plan(plan, {"train.milestones": [], "train.epochs": 4}).train.keep_epochs == (0, 1)
 
 
 def test_override_plan_reaches_phases_by_kind_and_by_index() -> None:

@@ -78,8 +78,9 @@ def with_epochs(phase: Train, epochs: int) -> Train:
 
 
 def adjust(phase: Any, changes: Mapping[str, Any]) -> Any:
-    """Returns the phase with all changes at once; new `epochs` of a training scale its milestones along, unless given."""
-    if isinstance(phase, Train) and type(changes.get("epochs")) is int and "milestones" not in changes:
+    """Returns the phase with all changes at once; new `epochs` of a training scale along what is not given of its milestones,
+    warm-up and kept epochs."""
+    if isinstance(phase, Train) and type(changes.get("epochs")) is int:
         phase = with_epochs(phase, changes["epochs"])
     return override(phase, changes)
 
