@@ -68,7 +68,7 @@ class MaskedSGD(SGD):
 
     def clear_masks(self) -> None:
         """Forgets the masks: from the next step on every weight is trained."""
-        self._state = self.state
+        self._state = self.state  # with whole momenta, before what survivors hold is forgotten
         self._masked, self._members = {}, []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:

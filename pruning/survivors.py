@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pruning import ops
 
-LISTED = 0.05  # the density from which on a list measured faster than a mask, at 0.85 to 138 million weights
+LISTED = 0.05  # a list measured 1.5 to 2.8 times as fast as a packed mask at 0.02, 0.8 to 1.1 times at 0.1
 
 
 class Survivors:

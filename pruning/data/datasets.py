@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from pruning import seeds, usercode
 from pruning.data.preparation import Affine, prepare
 from pruning.data.source import PARTS, Pair, check_part, class_balanced
+from pruning.extremes import finite
 from pruning.plan import PlanError
 
 Item = tuple[int, int]  # index, seed
@@ -137,7 +138,7 @@ class ItemData:
             return
         x = self._stored(part, self._index[part][:1], 0)[0]
         what = f"{self._items[part].what}, item {self._index[part][0]}"
-        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+        if x.is_floating_point() and not finite(x):
             raise PlanError(f"{what} has values that are not finite")
         if x.shape != first.shape or x.dtype != first.dtype:
             raise PlanError(

@@ -21,6 +21,7 @@ from pruning import seeds, usercode
 from pruning.data.datasets import ItemData
 from pruning.data.source import PARTS, Pair, Source, divide, split
 from pruning.data.tensors import TensorData
+from pruning.extremes import finite
 from pruning.plan import PlanError
 
 
@@ -149,7 +150,7 @@ def _pair(what: str, given: Any) -> Pair:
         raise PlanError(f"{what}: labels start at 0, but there is {int(y.min())}")
     if x.is_complex() or x.dtype == torch.bool:
         raise PlanError(f"{what}: x must hold real numbers, not {x.dtype}")
-    if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+    if x.is_floating_point() and not finite(x):
         raise PlanError(f"{what}: x has values that are not finite")
     kind = torch.float32 if x.is_floating_point() else torch.uint8 if x.dtype == torch.uint8 else torch.int64
     return x.to(kind), y.long()
