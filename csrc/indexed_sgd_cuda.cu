@@ -6,8 +6,7 @@
 namespace prune {
 namespace {
 
-constexpr int64_t kChunk = 2048;  // survivors of a block
-constexpr int kRows = kArgumentBytes / 64;
+constexpr int64_t kChunk = 2048, kSmallChunk = 512;  // survivors of a block
 
 struct Row {
   void* w;
@@ -15,14 +14,16 @@ struct Row {
   void* m;  // [n], null without momentum
   const void* indices;
   int64_t n, numel;
+  int chunk;
   bool wide;  // indices of 64 bits
 };
+constexpr int kRows = (kArgumentBytes - 64) / (sizeof(Row) + 8);
 
-template <class P, class T>
-__global__ void __launch_bounds__(kThreads) indexed_sgd_kernel(const __grid_constant__ Table<Row, kRows> table, const Rule<T> rule) {
+template <class P, class T, int kTableRows>
+__global__ void __launch_bounds__(kThreads) indexed_sgd_kernel(const __grid_constant__ Table<Row, kTableRows> table, const Rule<T> rule) {
   const int index = table.find(blockIdx.x);
   const Row& row = table.rows[index];
-  const int64_t begin = (blockIdx.x - table.first[index]) * kChunk, end = min(begin + kChunk, row.n);
+  const int64_t begin = (blockIdx.x - table.first[index]) * row.chunk, end = min(begin + row.chunk, row.n);
   const T lr = rule.learning_rate();
   const bool has_momentum = row.m != nullptr;
   for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) {
@@ -38,27 +39,14 @@ __global__ void __launch_bounds__(kThreads) indexed_sgd_kernel(const __grid_cons
   }
 }
 
-template __global__ void indexed_sgd_kernel<float, float>(const __grid_constant__ Table<Row, kRows>, const Rule<float>);
-template __global__ void indexed_sgd_kernel<double, double>(const __grid_constant__ Table<Row, kRows>, const Rule<double>);
-template __global__ void indexed_sgd_kernel<__nv_bfloat16, float>(const __grid_constant__ Table<Row, kRows>, const Rule<float>);
-template __global__ void indexed_sgd_kernel<__half, float>(const __grid_constant__ Table<Row, kRows>, const Rule<float>);
+#define PRUNE_STEP(P, T, rows) \
+  template __global__ void indexed_sgd_kernel<P, T, rows>(const __grid_constant__ Table<Row, rows>, const Rule<T>);
+PRUNE_STEPS(PRUNE_STEP, kFewRows)
+PRUNE_STEPS(PRUNE_STEP, kRows)
 
 }  // namespace
 
 #ifndef __CUDA_ARCH__
-
-namespace {
-
-template <class P, class T>
-void launch(const std::vector<Row>& rows, const Rule<T>& rule, cudaStream_t stream) {
-  over<kRows>(rows, [](const Row& r) { return (r.n + kChunk - 1) / kChunk; }, [&](const auto& table, int64_t blocks) {
-    check_blocks(blocks, "indexed_sgd_");
-    indexed_sgd_kernel<P, T><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(table, rule);
-    check_launch("indexed_sgd_");
-  });
-}
-
-}  // namespace
 
 void indexed_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, const std::vector<Tensor>& momenta,
                       const std::vector<Tensor>& indices, double lr, std::optional<Tensor> lr_tensor, double momentum,
@@ -69,21 +57,11 @@ void indexed_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tenso
                   "indexed_sgd_: lists of unlike lengths");
   const Place place(params[0]);
   const Rules rule = rules(lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first, params[0], "indexed_sgd_");
-  std::vector<Tensor> held;
-  std::vector<std::pair<Tensor, Tensor>> back;  // strided weights and momenta pass through contiguous copies
-  std::vector<Row> rows[4];
-  const auto read = [&](const Tensor& x) {
-    held.push_back(torch::stable::contiguous(x));
-    return held.back().data_ptr();
-  };
-  const auto written = [&](const Tensor& x) {
-    void* data = read(x);
-    if (!x.is_contiguous()) back.push_back({x, held.back()});
-    return data;
-  };
+  int64_t total = 0;
+  for (const Tensor& at : indices) total += at.numel();
+  Rows<Row> rows;
   for (size_t t = 0; t < n; ++t) {
     const View w = view(params[t]), g = view(grads[t]), at = view(indices[t]);
-    const ScalarType wide = w.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
     STD_TORCH_CHECK(is_float(w.type) && g.type == w.type && same_shape(g, w), "indexed_sgd_: grads[", t, "] does not fit");
     STD_TORCH_CHECK((at.type == ScalarType::Int || at.type == ScalarType::Long) && at.dim == 1, "indexed_sgd_: indices[", t, "] does not fit");
     check_cuda(params[t], params[0], "indexed_sgd_", "params", t);
@@ -92,23 +70,24 @@ void indexed_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tenso
     Row row{};
     if (momentum != 0) {
       const View m = view(momenta[t]);
-      STD_TORCH_CHECK(m.type == wide && same_shape(m, at), "indexed_sgd_: momenta[", t, "] does not fit");
+      STD_TORCH_CHECK(m.type == wide_of(w.type) && same_shape(m, at), "indexed_sgd_: momenta[", t, "] does not fit");
       check_cuda(momenta[t], params[0], "indexed_sgd_", "momenta", t);
-      row.m = written(momenta[t]);
+      row.m = rows.written(momenta[t]);
     }
-    row.w = written(params[t]);
-    row.g = read(grads[t]);
-    row.indices = read(indices[t]);
+    row.w = rows.written(params[t]);
+    row.g = rows.read(grads[t]);
+    row.indices = rows.read(indices[t]);
     row.n = at.numel;
     row.numel = w.numel;
+    row.chunk = static_cast<int>(chunk_for(total, kChunk, kSmallChunk));
     row.wide = at.type == ScalarType::Long;
-    rows[kernel_of(w.type)].push_back(row);
+    rows.add(row, w.type);
   }
-  launch<float, float>(rows[0], rule.single, place.stream);
-  launch<double, double>(rows[1], rule.exact, place.stream);
-  launch<__nv_bfloat16, float>(rows[2], rule.single, place.stream);
-  launch<__half, float>(rows[3], rule.single, place.stream);
-  for (auto& [to, from] : back) torch::stable::copy_(to, from);
+  rows.run(rule, [&](auto type, const std::vector<Row>& some, const auto& own) {
+    step_rows<kRows>("indexed_sgd_", some, own, place.stream, [&](auto size) {
+      return indexed_sgd_kernel<decltype(type), decltype(own.lr), decltype(size)::value>;
+    });
+  });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(prune, CUDA, m) { m.impl("indexed_sgd_", TORCH_BOX(&indexed_sgd_cuda)); }

@@ -1,13 +1,14 @@
-// masked_sgd_ on CUDA: one launch per dtype over all parameters, one block per 8,192 elements, four elements per thread
-// and turn as one 16-byte access where addresses allow. Single-precision scalars; the rate may live on the device.
+// masked_sgd_ on CUDA: one launch per dtype over all parameters, one block per 8,192 elements (2,048 where there are few),
+// four elements per thread and turn as one 16-byte access where addresses allow. A thread reads its masks of all turns
+// first: what is wholly pruned is then not read, and nothing waits for its mask. Single-precision scalars; the rate may
+// live on the device.
 
 #include "sgd_rule.cuh"
 
 namespace prune {
 namespace {
 
-constexpr int64_t kChunk = 8192;
-constexpr int kRows = kArgumentBytes / 64;
+constexpr int kTurns = 8, kChunk = 4 * kTurns * kThreads, kSmallChunk = 2048;
 
 struct Row {
   void* w;
@@ -16,8 +17,10 @@ struct Row {
   float* master;        // null where there is none
   const uint8_t* mask;  // bytes, or bits where `bits`
   int64_t n;
+  int chunk;
   bool bits, vector;    // vector: all addresses are aligned for four elements
 };
+constexpr int kRows = (kArgumentBytes - 64) / (sizeof(Row) + 8);
 
 template <class T>
 struct alignas(4 * sizeof(T)) Four {
@@ -31,76 +34,90 @@ __device__ uint32_t kept_four(const Row& row, int64_t i) {  // bits 0 to 3, for 
 }
 
 template <class P, class T>
-__global__ void __launch_bounds__(kThreads) masked_sgd_kernel(const __grid_constant__ Table<Row, kRows> table, const Rule<T> rule) {
+struct Operands {  // of four entries
+  Four<P> w, g;
+  Four<T> m;
+  Four<float> master;
+
+  __device__ void read(const Row& row, int64_t i, bool moving) {
+    g = *reinterpret_cast<const Four<P>*>(static_cast<const P*>(row.g) + i);
+    if (moving) m = *reinterpret_cast<const Four<T>*>(static_cast<const T*>(row.m) + i);
+    if (row.master != nullptr)
+      master = *reinterpret_cast<const Four<float>*>(row.master + i);
+    else
+      w = *reinterpret_cast<const Four<P>*>(static_cast<const P*>(row.w) + i);
+  }
+};
+
+template <class P, class T, int kTableRows>
+__global__ void __launch_bounds__(kThreads) masked_sgd_kernel(const __grid_constant__ Table<Row, kTableRows> table, const Rule<T> rule) {
+  constexpr int kAhead = sizeof(T) == 8 ? 1 : 2;  // turns whose operands are on their way at a time
   const int index = table.find(blockIdx.x);
   const Row& row = table.rows[index];
-  const int64_t begin = (blockIdx.x - table.first[index]) * kChunk, end = min(begin + kChunk, row.n);
+  const int64_t begin = (blockIdx.x - table.first[index]) * row.chunk;
+  const int n = static_cast<int>(min(static_cast<int64_t>(row.chunk), row.n - begin)), vectors = row.vector ? n / 4 : 0;
   const T lr = rule.learning_rate();
-  const bool has_momentum = row.m != nullptr;
-  const int64_t vectors = row.vector ? (end - begin) / 4 : 0;
-  for (int64_t v = threadIdx.x; v < vectors; v += kThreads) {
-    const int64_t i = begin + 4 * v;
-    auto* w = reinterpret_cast<Four<P>*>(static_cast<P*>(row.w) + i);
-    auto* m = reinterpret_cast<Four<T>*>(static_cast<T*>(row.m) + i);
-    auto* master = reinterpret_cast<Four<float>*>(row.master + i);
-    const uint32_t kept = kept_four(row, i);
-    if (kept == 0) {  // nothing survives here: no need to read
-      *w = Four<P>{};
-      if (has_momentum) *m = Four<T>{};
-      if (row.master != nullptr) *master = Four<float>{};
-      continue;
-    }
-    const Four<P> grads = *reinterpret_cast<const Four<P>*>(static_cast<const P*>(row.g) + i);
-    Four<P> weights = *w;
-    Four<T> velocities{};
-    if (has_momentum && !rule.first) velocities = *m;
-    Four<float> masters{};
-    if (row.master != nullptr) masters = *master;
+  const bool has_momentum = row.m != nullptr, moving = has_momentum && !rule.first;
+  uint32_t kept = 0;  // four bits a turn
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      T weight = row.master != nullptr ? static_cast<T>(masters.at[j]) : convert<T>(weights.at[j]);
-      advance<T>(weight, convert<T>(grads.at[j]), velocities.at[j], kept >> j & 1, has_momentum, lr, rule);
-      weights.at[j] = convert<P>(weight);
-      masters.at[j] = static_cast<float>(weight);
-    }
-    *w = weights;
-    if (has_momentum) *m = velocities;
-    if (row.master != nullptr) *master = masters;
+  for (int t = 0; t < kTurns; ++t) {
+    const int v = t * kThreads + static_cast<int>(threadIdx.x);
+    if (v < vectors) kept |= kept_four(row, begin + 4 * v) << 4 * t;
   }
-  for (int64_t i = begin + 4 * vectors + threadIdx.x; i < end; i += kThreads) {
-    const bool kept = row.bits ? (row.mask[i / 8] >> (i & 7) & 1) != 0 : row.mask[i] != 0;
+#pragma unroll 1
+  for (int first = 0; first * kThreads < vectors; first += kAhead) {
+    Operands<P, T> four[kAhead];
+#pragma unroll
+    for (int t = 0; t < kAhead; ++t) {
+      const int v = (first + t) * kThreads + static_cast<int>(threadIdx.x);
+      four[t].m = {};
+      if (v < vectors && (kept >> 4 * (first + t) & 15) != 0) four[t].read(row, begin + 4 * v, moving);
+    }
+#pragma unroll
+    for (int t = 0; t < kAhead; ++t) {
+      const int v = (first + t) * kThreads + static_cast<int>(threadIdx.x);
+      if (v >= vectors) break;
+      const int64_t i = begin + 4 * v;
+      const uint32_t own = kept >> 4 * (first + t) & 15;
+      Four<P> weights{};
+      Four<T> velocities{};
+      Four<float> masters{};
+      if (own != 0) {
+        velocities = four[t].m;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          T weight = row.master != nullptr ? static_cast<T>(four[t].master.at[j]) : convert<T>(four[t].w.at[j]);
+          advance<T>(weight, convert<T>(four[t].g.at[j]), velocities.at[j], own >> j & 1, has_momentum, lr, rule);
+          weights.at[j] = convert<P>(weight);
+          masters.at[j] = static_cast<float>(weight);
+        }
+      }
+      *reinterpret_cast<Four<P>*>(static_cast<P*>(row.w) + i) = weights;
+      if (has_momentum) *reinterpret_cast<Four<T>*>(static_cast<T*>(row.m) + i) = velocities;
+      if (row.master != nullptr) *reinterpret_cast<Four<float>*>(row.master + i) = masters;
+    }
+  }
+  for (int64_t i = begin + 4 * vectors + threadIdx.x; i < begin + n; i += kThreads) {
+    const bool keeps = row.bits ? (row.mask[i / 8] >> (i & 7) & 1) != 0 : row.mask[i] != 0;
     P* w = static_cast<P*>(row.w) + i;
     T* m = static_cast<T*>(row.m) + i;
     T weight = row.master != nullptr ? static_cast<T>(row.master[i]) : convert<T>(*w);
-    T velocity = has_momentum && !rule.first ? *m : T(0);
-    advance<T>(weight, convert<T>(static_cast<const P*>(row.g)[i]), velocity, kept, has_momentum, lr, rule);
+    T velocity = moving ? *m : T(0);
+    advance<T>(weight, convert<T>(static_cast<const P*>(row.g)[i]), velocity, keeps, has_momentum, lr, rule);
     *w = convert<P>(weight);
     if (has_momentum) *m = velocity;
     if (row.master != nullptr) row.master[i] = static_cast<float>(weight);
   }
 }
 
-template __global__ void masked_sgd_kernel<float, float>(const __grid_constant__ Table<Row, kRows>, const Rule<float>);
-template __global__ void masked_sgd_kernel<double, double>(const __grid_constant__ Table<Row, kRows>, const Rule<double>);
-template __global__ void masked_sgd_kernel<__nv_bfloat16, float>(const __grid_constant__ Table<Row, kRows>, const Rule<float>);
-template __global__ void masked_sgd_kernel<__half, float>(const __grid_constant__ Table<Row, kRows>, const Rule<float>);
+#define PRUNE_STEP(P, T, rows) \
+  template __global__ void masked_sgd_kernel<P, T, rows>(const __grid_constant__ Table<Row, rows>, const Rule<T>);
+PRUNE_STEPS(PRUNE_STEP, kFewRows)
+PRUNE_STEPS(PRUNE_STEP, kRows)
 
 }  // namespace
 
 #ifndef __CUDA_ARCH__
-
-namespace {
-
-template <class P, class T>
-void launch(const std::vector<Row>& rows, const Rule<T>& rule, cudaStream_t stream) {
-  over<kRows>(rows, [](const Row& r) { return (r.n + kChunk - 1) / kChunk; }, [&](const auto& table, int64_t blocks) {
-    check_blocks(blocks, "masked_sgd_");
-    masked_sgd_kernel<P, T><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(table, rule);
-    check_launch("masked_sgd_");
-  });
-}
-
-}  // namespace
 
 void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor>& grads, const std::vector<Tensor>& momenta,
                      const std::vector<Tensor>& masks, const std::vector<Tensor>& masters, double lr,
@@ -112,15 +129,12 @@ void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor
                   "masked_sgd_: lists of unlike lengths");
   const Place place(params[0]);
   const Rules rule = rules(lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first, params[0], "masked_sgd_");
-  struct Back {
-    Tensor to, from;
-  };
-  std::vector<Tensor> held;
-  std::vector<Back> back;  // strided tensors pass through contiguous copies
-  std::vector<Row> rows[4];
+  int64_t total = 0;
+  for (const Tensor& p : params) total += p.numel();
+  Rows<Row> rows;
   for (size_t t = 0; t < n; ++t) {
     const View w = view(params[t]), g = view(grads[t]), mask = view(masks[t]);
-    const ScalarType wide = w.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+    const ScalarType wide = wide_of(w.type);
     STD_TORCH_CHECK(is_float(w.type) && g.type == w.type && same_shape(g, w), "masked_sgd_: grads[", t, "] does not fit");
     STD_TORCH_CHECK(mask.type == ScalarType::Bool ? same_shape(mask, w)
                                                   : mask.type == ScalarType::Byte && mask.dim == 1 && mask.numel == (w.numel + 7) / 8,
@@ -128,50 +142,41 @@ void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor
     check_cuda(params[t], params[0], "masked_sgd_", "params", t);
     check_cuda(grads[t], params[0], "masked_sgd_", "grads", t);
     check_cuda(masks[t], params[0], "masked_sgd_", "masks", t);
+    // all in one order of memory, whichever it is: then they are taken as they lie
     bool direct = mask.type == ScalarType::Bool && gapless(w) && same_layout(g, w) && same_layout(mask, w);
-    bool flat = w.flat && g.flat && mask.flat;
     if (momentum != 0) {
       const View m = view(momenta[t]);
       STD_TORCH_CHECK(m.type == wide && same_shape(m, w), "masked_sgd_: momenta[", t, "] does not fit");
       check_cuda(momenta[t], params[0], "masked_sgd_", "momenta", t);
       direct = direct && same_layout(m, w);
-      flat = flat && m.flat;
     }
     if (!masters.empty()) {
       const View m = view(masters[t]);
       STD_TORCH_CHECK(m.type == ScalarType::Float && wide == ScalarType::Float && same_shape(m, w), "masked_sgd_: masters[", t, "] does not fit");
       check_cuda(masters[t], params[0], "masked_sgd_", "masters", t);
       direct = direct && same_layout(m, w);
-      flat = flat && m.flat;
     }
-    const auto read = [&](const Tensor& x) {
-      if (direct || flat) return static_cast<char*>(x.data_ptr());
-      held.push_back(torch::stable::contiguous(x));
-      return static_cast<char*>(held.back().data_ptr());
-    };
-    const auto written = [&](const Tensor& x) {
-      char* data = read(x);
-      if (!direct && !flat && !x.is_contiguous()) back.push_back({x, held.back()});
-      return data;
-    };
+    const auto read = [&](const Tensor& x) { return direct ? x.data_ptr() : rows.read(x); };
+    const auto written = [&](const Tensor& x) { return direct ? x.data_ptr() : rows.written(x); };
     Row row{};
     row.w = written(params[t]);
     row.g = read(grads[t]);
     row.m = momentum == 0 ? nullptr : written(momenta[t]);
-    row.master = masters.empty() ? nullptr : reinterpret_cast<float*>(written(masters[t]));
-    row.mask = reinterpret_cast<const uint8_t*>(read(masks[t]));
+    row.master = masters.empty() ? nullptr : static_cast<float*>(written(masters[t]));
+    row.mask = static_cast<const uint8_t*>(read(masks[t]));
     row.n = w.numel;
+    row.chunk = static_cast<int>(chunk_for(total, kChunk, kSmallChunk));
     row.bits = mask.type == ScalarType::Byte;
-    const size_t size = w.type == ScalarType::Double ? 8 : w.type == ScalarType::Float ? 4 : 2, wide_size = wide == ScalarType::Double ? 8 : 4;
+    const size_t size = size_of(w.type), wide_size = size_of(wide);
     row.vector = aligned(row.w, 4 * size) && aligned(row.g, 4 * size) && aligned(row.m, 4 * wide_size) &&
                  aligned(row.master, 16) && (row.bits || aligned(row.mask, 4));
-    rows[kernel_of(w.type)].push_back(row);
+    rows.add(row, w.type);
   }
-  launch<float, float>(rows[0], rule.single, place.stream);
-  launch<double, double>(rows[1], rule.exact, place.stream);
-  launch<__nv_bfloat16, float>(rows[2], rule.single, place.stream);
-  launch<__half, float>(rows[3], rule.single, place.stream);
-  for (Back& b : back) torch::stable::copy_(b.to, b.from);
+  rows.run(rule, [&](auto type, const std::vector<Row>& some, const auto& own) {
+    step_rows<kRows>("masked_sgd_", some, own, place.stream, [&](auto size) {
+      return masked_sgd_kernel<decltype(type), decltype(own.lr), decltype(size)::value>;
+    });
+  });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(prune, CUDA, m) { m.impl("masked_sgd_", TORCH_BOX(&masked_sgd_cuda)); }

@@ -34,6 +34,7 @@ constexpr int64_t kArgumentBytes = 32000;
 #else
 constexpr int64_t kArgumentBytes = 3800;
 #endif
+constexpr int kFewRows = kArgumentBytes > 4096 ? 64 : 32;
 
 template <class Row, int kRows>
 struct Table {  // rows[i] owns chunks first[i] to first[i + 1] - 1
@@ -71,15 +72,20 @@ inline void check(cudaError_t error, const char* what) {
   STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
 }
 
-inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
-
-inline void check_blocks(int64_t blocks, const char* op) {
+// Launches a kernel in the stream and throws what this launch gave: cudaGetLastError would tell of earlier errors too.
+template <class... Parameters, class... Arguments>
+void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t stream, const Arguments&... arguments) {
   STD_TORCH_CHECK(blocks <= 2147483647, op, ": more than 2^31 - 1 blocks in one launch");
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), op);
 }
 
-// Launches over all rows in slices that fit the kernel's arguments: launch(table, blocks), row i taking chunks(i) blocks.
-template <int kRows, class Row, class Chunks, class Launch>
-void over(const std::vector<Row>& rows, const Chunks& chunks, const Launch& launch) {
+// Launches over all rows in slices that fit the kernel's arguments: run(table, blocks), row i taking chunks(i) blocks.
+template <int kRows, class Row, class Chunks, class Run>
+void in_slices(const std::vector<Row>& rows, const Chunks& chunks, const Run& run) {
   static_assert(sizeof(Table<Row, kRows>) <= 32764);
   Table<Row, kRows> table;
   for (size_t begin = 0; begin < rows.size(); begin += kRows) {
@@ -89,8 +95,22 @@ void over(const std::vector<Row>& rows, const Chunks& chunks, const Launch& laun
       table.rows[i] = rows[begin + i];
       table.first[i + 1] = table.first[i] + chunks(rows[begin + i]);
     }
-    if (table.first[table.count] > 0) launch(table, table.first[table.count]);
+    if (table.first[table.count] > 0) run(table, table.first[table.count]);
   }
+}
+
+// The same, in one launch with few arguments where there are few rows: a launch takes longer the more it carries.
+template <int kRows, class Row, class Chunks, class Run>
+void over(const std::vector<Row>& rows, const Chunks& chunks, const Run& run) {
+  if (rows.size() <= kFewRows)
+    in_slices<kFewRows>(rows, chunks, run);
+  else
+    in_slices<kRows>(rows, chunks, run);
+}
+
+// Elements a block takes, smaller where there is little to do, so that every multiprocessor has some.
+inline int64_t chunk_for(int64_t total, int64_t chunk, int64_t small_chunk) {
+  return total < 512 * chunk ? small_chunk : chunk;
 }
 
 inline void check_cuda(const Tensor& t, const Tensor& like, const char* op, const char* list, size_t i) {

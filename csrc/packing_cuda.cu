@@ -24,15 +24,6 @@ __global__ void __launch_bounds__(kThreads) unpack_kernel(const uint8_t* bits, i
 
 #ifndef __CUDA_ARCH__
 
-namespace {
-
-unsigned blocks_for(int64_t bytes) {
-  check_blocks((bytes + kThreads - 1) / kThreads, "pack");
-  return static_cast<unsigned>((bytes + kThreads - 1) / kThreads);
-}
-
-}  // namespace
-
 Tensor pack_cuda(const Tensor& mask) {
   const Place place(mask);
   const Tensor flat = torch::stable::contiguous(mask);
@@ -40,8 +31,8 @@ Tensor pack_cuda(const Tensor& mask) {
   STD_TORCH_CHECK(m.type == ScalarType::Bool, "pack: mask is not bool");
   const int64_t bytes = (m.numel + 7) / 8;
   Tensor bits = torch::stable::new_empty(mask, {&bytes, 1}, ScalarType::Byte);
-  if (bytes > 0) pack_kernel<<<blocks_for(bytes), kThreads, 0, place.stream>>>(m.data, m.numel, static_cast<uint8_t*>(bits.data_ptr()));
-  check_launch("pack");
+  if (bytes > 0)
+    launch("pack", pack_kernel, (bytes + kThreads - 1) / kThreads, kThreads, place.stream, m.data, m.numel, static_cast<uint8_t*>(bits.data_ptr()));
   return bits;
 }
 
@@ -53,8 +44,9 @@ Tensor unpack_cuda(const Tensor& bits, const std::vector<int64_t>& shape) {
   for (int64_t size : shape) n *= size;
   STD_TORCH_CHECK(b.type == ScalarType::Byte && b.dim == 1 && b.numel == (n + 7) / 8, "unpack: bits do not fit the shape");
   Tensor mask = torch::stable::new_empty(bits, {shape.data(), shape.size()}, ScalarType::Bool);
-  if (n > 0) unpack_kernel<<<blocks_for(b.numel), kThreads, 0, place.stream>>>(reinterpret_cast<const uint8_t*>(b.data), n, static_cast<char*>(mask.data_ptr()));
-  check_launch("unpack");
+  if (n > 0)
+    launch("unpack", unpack_kernel, (b.numel + kThreads - 1) / kThreads, kThreads, place.stream, reinterpret_cast<const uint8_t*>(b.data), n,
+           static_cast<char*>(mask.data_ptr()));
   return mask;
 }
 

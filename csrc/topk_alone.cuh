@@ -7,73 +7,109 @@
 namespace prune {
 namespace {
 
-// Ranks rows[first] to rows[last - 1] digit by digit and writes their masks and counts. One block.
+constexpr int kWide = 1024;  // threads of a block that works alone
+
+// Counts in 32 bits, since 64-bit atomics on shared memory are loops of compare and swap. Where a bin could overflow, as
+// only rankings by 64-bit ranks may be long enough for, they are added up in time.
+template <class Rank>
+struct Bins {
+  unsigned* now;              // [kDigitBins], shared
+  unsigned long long* whole;  // [kDigitBins], shared; 64-bit ranks alone
+
+  __device__ void clear() const {
+    for (int b = threadIdx.x; b < kDigitBins; b += blockDim.x) {
+      now[b] = 0;
+      if constexpr (sizeof(Rank) == 8) whole[b] = 0;
+    }
+  }
+  __device__ void add_up() const {  // between two barriers
+    if constexpr (sizeof(Rank) == 8) {
+      for (int b = threadIdx.x; b < kDigitBins; b += blockDim.x) {
+        whole[b] += now[b];
+        now[b] = 0;
+      }
+    }
+  }
+  __device__ long long operator()(int b) const {
+    if constexpr (sizeof(Rank) == 8) return static_cast<long long>(whole[b]);
+    return now[b];
+  }
+};
+
+// Ranks rows[first] to rows[last - 1] and writes their masks and counts. One block.
 template <class Rank>
 __device__ void select_alone(const Row* rows, int first, int last, long long keep, bool magnitude, unsigned long long* counts) {
-  using Bits = typename Numbers<Rank>::Bits;
-  constexpr int kDigits = sizeof(Rank), kAhead = 8;
-  __shared__ unsigned long long bins[256];
-  __shared__ long long left, scratch[32];
-  __shared__ Bits prefix;
-  __shared__ int chosen;
-  if (threadIdx.x == 0) {
-    left = keep;
-    prefix = 0;
-  }
-  bool none = keep == 0;
-  for (int d = 0; d < kDigits && !none; ++d) {
-    const int shift = 8 * (kDigits - 1 - d);
-    for (int b = threadIdx.x; b < 256; b += blockDim.x) bins[b] = 0;
+  __shared__ unsigned now[kDigitBins];
+  __shared__ unsigned long long whole[sizeof(Rank) == 8 ? kDigitBins : 1];
+  __shared__ long long scratch[32];
+  constexpr int kTurns = 8;
+  const Bins<Rank> bins{now, whole};
+  const int threads = static_cast<int>(blockDim.x);
+  Bits<Rank> leading = 0;
+  long long left = keep, ties = 0;
+  for (int d = 0; d < kDigits<Rank> && left > 0; ++d) {
+    bins.clear();
     __syncthreads();
-    const Bits wanted = prefix;
+    const int before = d == 0 ? 0 : digit_shift<Rank>(d - 1);
+    int64_t since = 0;
     for (int r = first; r < last; ++r) {
       const Row row = rows[r];
-      for (int64_t base = threadIdx.x; base < row.n; base += int64_t{kAhead} * blockDim.x) {
-        Rank ranks[kAhead];
+      for (int64_t base = 0; base < row.n; base += kTurns * threads) {
+        Rank ranks[kTurns];
 #pragma unroll
-        for (int j = 0; j < kAhead; ++j) {
-          const int64_t i = base + int64_t{j} * blockDim.x;
-          ranks[j] = i < row.n ? rank_at<Rank>(row, i, magnitude) : kDead<Rank>;
+        for (int j = 0; j < kTurns; ++j) {
+          const int64_t place = base + j * threads + threadIdx.x;
+          ranks[j] = place < row.n ? rank_at<Rank>(row, place, magnitude) : kDead<Rank>;
         }
 #pragma unroll
-        for (int j = 0; j < kAhead; ++j) {
-          const Bits bits = biased(ranks[j]);
-          if (ranks[j] != kDead<Rank> && (d == 0 || bits >> (shift + 8) == wanted)) atomicAdd(bins + (bits >> shift & 255), 1ull);
+        for (int j = 0; j < kTurns; ++j) {
+          const Bits<Rank> bits = biased(ranks[j]);
+          count_in(now, digit_of<Rank>(bits, d), bits != 0 && (d == 0 || bits >> before == leading));
+        }
+        since += kTurns * threads;
+        if (sizeof(Rank) == 8 && since > int64_t{1} << 31) {
+          __syncthreads();
+          bins.add_up();
+          __syncthreads();
+          since = 0;
         }
       }
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
+    bins.add_up();
+    __syncthreads();
+    if (d == 0) {
       long long living = 0;
-      if (d == 0) {
-        for (int b = 0; b < 256; ++b) living += static_cast<long long>(bins[b]);
-        left = min(left, living);
-      }
-      int b = 255;
-      while (b > 0 && static_cast<long long>(bins[b]) < left) left -= static_cast<long long>(bins[b--]);
-      prefix = prefix << 8 | static_cast<Bits>(b);
-      chosen = left > 0;
+      for (int b = threadIdx.x; b < kDigitBins; b += threads) living += bins(b);
+      living = block_sum(living, scratch);
+      if (living < left) left = living;  // all of them, then: the lowest is the threshold
+      if (living == 0) break;
     }
+    const Found found = from_top<kDigitBins>(bins, left);
+    left -= found.above;
+    ties = bins(found.bin);
+    const int width = d + 1 < kDigits<Rank> ? kDigitBits : static_cast<int>(8 * sizeof(Rank)) - kDigitBits * d;
+    leading = leading << width | static_cast<Bits<Rank>>(found.bin);
     __syncthreads();
-    none = chosen == 0;  // nothing is alive
   }
-  const Rank threshold = none ? Numbers<Rank>::kMax : unbiased<Rank>(prefix);
-  long long quota = none ? 0 : left;
+  const bool none = left <= 0;
+  const Rank threshold = none ? Numbers<Rank>::kMax : unbiased<Rank>(leading);
+  const bool ordered = !none && left < ties;  // not all that equal the threshold stay
   for (int r = first; r < last; ++r) {
     const Row row = rows[r];
     long long kept = 0;
-    for (int64_t base = 0; base < row.n; base += blockDim.x) {
-      const int64_t i = base + threadIdx.x;
-      const Rank rank = i < row.n ? rank_at<Rank>(row, i, magnitude) : kDead<Rank>;
-      const bool tie = rank == threshold && rank != kDead<Rank>;
-      bool keeps = rank > threshold;
-      if (__syncthreads_or(tie && quota > 0)) {
-        long long total;
-        const long long before = block_before(static_cast<long long>(tie), scratch, total);
-        keeps = keeps || (tie && before < quota);
-        quota -= min(quota, total);
+    for (int64_t base = 0; base < row.n; base += threads) {
+      const int64_t at = base + threadIdx.x, place = ordered && at < row.n ? row.place_of(at) : at;
+      const Rank rank = at < row.n ? rank_at<Rank>(row, place, magnitude) : kDead<Rank>;
+      bool keeps = none ? false : ordered ? rank > threshold : rank >= threshold;
+      const bool tie = ordered && rank == threshold && left > 0;
+      if (ordered && __syncthreads_or(tie)) {
+        int total;
+        const int before = block_before(static_cast<int>(tie), reinterpret_cast<int*>(scratch), total);
+        keeps = keeps || (tie && before < left);
+        left -= min(left, static_cast<long long>(total));
       }
-      if (i < row.n) row.mask[i] = keeps;
+      if (at < row.n) row.mask[place] = keeps;
       kept += keeps;
     }
     kept = block_sum(kept, scratch);
@@ -81,18 +117,20 @@ __device__ void select_alone(const Row* rows, int first, int last, long long kee
   }
 }
 
-constexpr int kAloneRows = kArgumentBytes / 24;
-
 struct Alone {
   int first, last;
   long long keep;
   bool wide;
 };
+template <int kGroups>
 struct Alones {
-  Alone groups[kAloneRows];
+  Alone groups[kGroups];
 };
+constexpr int kFewGroups = 64, kManyGroups = kArgumentBytes / sizeof(Alone);
 
-__global__ void __launch_bounds__(kWide) alone_kernel(const __grid_constant__ Alones alones, const Row* rows, bool magnitude, unsigned long long* counts) {
+template <int kGroups>
+__global__ void __launch_bounds__(kWide) alone_kernel(const __grid_constant__ Alones<kGroups> alones, const Row* rows, bool magnitude,
+                                                      unsigned long long* counts) {
   const Alone& group = alones.groups[blockIdx.x];
   if (group.wide)
     select_alone<int64_t>(rows, group.first, group.last, group.keep, magnitude, counts);

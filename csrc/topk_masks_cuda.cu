@@ -1,45 +1,47 @@
-// topk_masks on CUDA. One ranking over many weights goes as on the CPU: a sample's histogram brackets the threshold; one
-// pass writes the masks, lists what lies strictly inside the bracket and counts, chunk by chunk, what lies on its ends;
-// the threshold is then found among the listed, or is an end of the bracket (heavy ties), whose ties are handed out to
-// chunks in order. What was listed carries its index in its key, so that the order of appending cannot matter. A sample
-// that misled sends one block through everything, digit by digit: exact, and slow. Small rankings take that way at once,
-// one block each, all in one launch. Decisions stay on the device: the host never waits, and a CUDA graph keeps it all.
+// topk_masks on CUDA. One ranking over many weights: the bracket's ends are found digit by digit in a sample; one pass
+// writes the masks, lists what lies strictly between the ends and counts, chunk by chunk, what lies on them; the threshold
+// is then found among the listed, or is an end of the bracket (heavy ties), whose ties are handed out to chunks in order.
+// What was listed carries its index in its key, so that the order of appending cannot matter. Where everything is few the
+// sample is all of it, and the bracket the threshold itself. A sample that misled (seven standard deviations) sends one
+// block through everything, digit by digit: exact, and slow. Small rankings take that way at once, one block each, all in
+// one launch. Decisions stay on the device: the host never waits, and a CUDA graph keeps it all.
 
-#include "topk_classify.cuh"
+#include "topk_narrow.cuh"
 #include "topk_settle.cuh"
 
 namespace prune {
 namespace {
 
-constexpr int64_t kOneBlock = 1 << 15;      // a ranking up to this size is one block's work
-constexpr int64_t kOneBlockEach = 1 << 18;  // so is one of many, which blocks do side by side
-constexpr int kTableRows = (kArgumentBytes - 64) / 56;
+#ifndef PRUNE_ONE_BLOCK
+#define PRUNE_ONE_BLOCK (1 << 15)  // a ranking up to this size is one block's work
+#endif
+#ifndef PRUNE_WHOLE_SAMPLE
+#define PRUNE_WHOLE_SAMPLE (1 << 20)  // up to this many 32-bit ranks the sample is everything
+#endif
+#ifndef PRUNE_LEAST_SAMPLE
+#define PRUNE_LEAST_SAMPLE (1 << 16)
+#endif
+#ifndef PRUNE_MEMORY
+#define PRUNE_MEMORY (7 << 20)  // bytes of a ranking beside 1 % of its input
+#endif
 
-struct Upload {
-  Row rows[kTableRows];
-  int64_t first[kTableRows];
-  int count, begin;
-};
-static_assert(sizeof(Upload) <= 32764);
+constexpr int64_t kOneBlockEach = 8 * int64_t{PRUNE_ONE_BLOCK};  // of many rankings, which blocks do side by side
+constexpr int kManyRows = (kArgumentBytes - 64) / (sizeof(Row) + 8);
+static_assert(sizeof(Upload<kManyRows>) <= 32764);
 
-__global__ void __launch_bounds__(kThreads) upload_kernel(const __grid_constant__ Upload upload, Row* rows, int64_t* first) {
-  for (int i = threadIdx.x; i < upload.count; i += blockDim.x) {
-    rows[upload.begin + i] = upload.rows[i];
-    first[upload.begin + i] = upload.first[i];
-  }
-}
-
-#define PRUNE_KERNELS(Rank)                                                \
-  template __global__ void living_kernel<Rank>(const Ranking<Rank>);         \
-  template __global__ void sample_kernel<Rank>(const Ranking<Rank>, int64_t); \
-  template __global__ void bracket_kernel<Rank>(const Ranking<Rank>);        \
-  template __global__ void classify_kernel<Rank>(const Ranking<Rank>);       \
-  template __global__ void decide_kernel<Rank>(const Ranking<Rank>);         \
-  template __global__ void settle_listed_kernel<Rank>(const Ranking<Rank>);  \
-  template __global__ void settle_rest_kernel<Rank>(const Ranking<Rank>);    \
-  template __global__ void settle_ties_kernel<Rank>(const Ranking<Rank>);
+#define PRUNE_KERNELS(Rank)                                             \
+  template __global__ void sample_kernel<Rank>(const Ranking<Rank>);      \
+  template __global__ void narrow_kernel<Rank>(const Ranking<Rank>, int); \
+  template __global__ void classify_kernel<Rank>(const Ranking<Rank>);    \
+  template __global__ void settle_kernel<Rank>(const Ranking<Rank>);
 PRUNE_KERNELS(int32_t)
 PRUNE_KERNELS(int64_t)
+#define PRUNE_UPLOADS(rows)                                                                                                  \
+  template __global__ void prepare_kernel<rows>(const __grid_constant__ Upload<rows>, Row*, Chunk*, unsigned long long*, uint4*, int64_t);
+PRUNE_UPLOADS(kFewRows)
+PRUNE_UPLOADS(kManyRows)
+template __global__ void alone_kernel<kFewGroups>(const __grid_constant__ Alones<kFewGroups>, const Row*, bool, unsigned long long*);
+template __global__ void alone_kernel<kManyGroups>(const __grid_constant__ Alones<kManyGroups>, const Row*, bool, unsigned long long*);
 
 }  // namespace
 
@@ -47,23 +49,21 @@ PRUNE_KERNELS(int64_t)
 
 namespace {
 
-int64_t chunks_of(const Row& row) { return (row.n + kChunk - 1) / kChunk; }
+int64_t chunks_of(const Row& row) { return (row.n + row.chunk - 1) / row.chunk; }
 
-// Carves typed arrays, zero at first, out of one allocation.
+// Carves typed arrays out of one allocation.
 class Memory {
  public:
   template <class T>
-  T* take(T*& pointer, int64_t n) {
+  void take(T*& pointer, int64_t n) {
     size_ = (size_ + 15) / 16 * 16;
     wishes_.push_back({reinterpret_cast<void**>(&pointer), size_});
     size_ += n * static_cast<int64_t>(sizeof(T));
-    return nullptr;
   }
-  Tensor allocate(const Tensor& like, int64_t zeroed, cudaStream_t stream) {
+  Tensor allocate(const Tensor& like) {
     Tensor bytes = torch::stable::new_empty(like, {&size_, 1}, ScalarType::Byte);
     char* base = static_cast<char*>(bytes.data_ptr());
     for (auto& [pointer, offset] : wishes_) *pointer = base + offset;
-    if (zeroed > 0) check(cudaMemsetAsync(base, 0, zeroed, stream), "topk_masks");
     return bytes;
   }
   int64_t size() const { return size_; }
@@ -73,55 +73,109 @@ class Memory {
   int64_t size_ = 0;
 };
 
+template <int kRows>
+void upload_slices(const std::vector<Row>& host, Row* rows, Chunk* chunk, unsigned long long* counts, void* cleared, int64_t words,
+                   cudaStream_t stream) {
+  Upload<kRows> upload;
+  int64_t first = 0;
+  for (size_t begin = 0; begin < host.size(); begin += kRows) {
+    upload.begin = static_cast<int>(begin);
+    upload.count = static_cast<int>(std::min<size_t>(kRows, host.size() - begin));
+    std::copy_n(host.begin() + upload.begin, upload.count, upload.rows);
+    for (int i = 0; i < upload.count; ++i) {
+      upload.first[i] = first;
+      first += chunks_of(upload.rows[i]);
+    }
+    upload.first[upload.count] = first;
+    const int64_t blocks = std::max<int64_t>(std::min(upload.count, 128), std::min<int64_t>(words / kThreads + 1, 128));
+    launch("topk_masks", prepare_kernel<kRows>, blocks, kThreads, stream, upload, rows, chunk, counts, static_cast<uint4*>(cleared), words);
+    words = 0;
+  }
+}
+
+void upload(const std::vector<Row>& host, Row* rows, Chunk* chunk, unsigned long long* counts, void* cleared, int64_t words, cudaStream_t stream) {
+  if (host.size() <= kFewRows)
+    upload_slices<kFewRows>(host, rows, chunk, counts, cleared, words, stream);
+  else
+    upload_slices<kManyRows>(host, rows, chunk, counts, cleared, words, stream);
+}
+
 template <class Rank>
-void rank_many(const std::vector<Row>& host, const Row* rows, const int64_t* first, int begin, int end, int64_t keep,
-               bool magnitude, bool has_alive, unsigned long long* counts, const Tensor& like, cudaStream_t stream) {
+void rank_many(const std::vector<Row>& host, int64_t keep, bool magnitude, unsigned long long* counts, const Tensor& like, cudaStream_t stream) {
   Ranking<Rank> k{};
-  k.rows = rows + begin;
-  k.first = first + begin;
-  k.count = end - begin;
+  Row* rows = nullptr;
+  Chunk* chunk = nullptr;
+  int64_t input = 0;
+  k.count = static_cast<int>(host.size());
   k.keep = keep;
   k.magnitude = magnitude;
-  k.has_alive = has_alive;
-  k.counts = counts + begin;
-  for (int i = begin; i < end; ++i) {
-    k.total += host[i].n;
-    k.chunks += chunks_of(host[i]);
+  k.counts = counts;
+  for (const Row& row : host) {
+    k.total += row.n;
+    k.chunks += chunks_of(row);
+    input += row.n * (row.type == ScalarType::Double ? 8 : row.type == ScalarType::Float ? 4 : 2);
   }
-  check_blocks(k.chunks, "topk_masks");
-  int64_t sampled = int64_t{1} << 16;
-  while (sampled < k.total / 128 && sampled < int64_t{1} << 21) sampled *= 2;
-  const int64_t runs = std::max<int64_t>(std::min(sampled, k.total) / kRun, 1);
-  k.room = std::min(k.total, std::max<int64_t>((5 << 20) / static_cast<int64_t>(sizeof(Entry<Rank>)), k.total / 120));
-  k.close_room = std::max<int64_t>(k.room / 8, std::min<int64_t>(k.total, 4096));
+  const int64_t entry = sizeof(Entry<Rank>), most = (PRUNE_MEMORY + input / 100) / (entry + entry / 8);
+  if (k.total * static_cast<int64_t>(sizeof(Rank)) <= 4 * int64_t{PRUNE_WHOLE_SAMPLE}) {
+    k.sample_size = k.total;
+    k.room = std::max<int64_t>((k.total * sizeof(Rank) + entry - 1) / entry, 1);
+    k.close_room = 1;
+  } else {
+    k.room = std::min(k.total, most);
+    k.close_room = std::max<int64_t>(k.room / 8, 1);
+    // so many that the expected list, 14 standard deviations of a sampled share wide, fills at most half of its room
+    const double share = static_cast<double>(keep) / static_cast<double>(k.total);
+    const double need = 28.0 * static_cast<double>(k.total) / static_cast<double>(k.room);
+    const int64_t sampled = std::max<int64_t>(static_cast<int64_t>(need * need * share * (1 - share)), k.total / 128);
+    k.runs = std::min(std::max<int64_t>(sampled, PRUNE_LEAST_SAMPLE), k.total / 8) / 4;
+    k.sample_size = 4 * k.runs;
+    k.room = std::max<int64_t>(k.room, (k.sample_size * sizeof(Rank) + entry - 1) / entry);
+  }
   Memory memory;
   memory.take(k.state, 1);
-  memory.take(k.sample, kSampleBins);
-  memory.take(k.sample_top, 2 * kSampleBins);
+  memory.take(k.digits, kDigits<Rank> * 2 * kDigitBins);
   memory.take(k.list_bins, kListBins);
-  const int64_t zeroed = memory.size();
+  const int64_t cleared = (memory.size() + 15) / 16;
+  memory.take(rows, k.count);
+  memory.take(chunk, k.chunks);
   memory.take(k.tallies, k.chunks);
   memory.take(k.quotas, k.chunks);
   memory.take(k.list, k.room);
   memory.take(k.close, k.close_room);
-  const Tensor bytes = memory.allocate(like, zeroed, stream);  // freed to the stream: a later ranking may reuse it
-  const unsigned chunks = static_cast<unsigned>(k.chunks);
-  if (k.has_alive) living_kernel<Rank><<<chunks, kThreads, 0, stream>>>(k);
-  check_launch("topk_masks living");
-  sample_kernel<Rank><<<static_cast<unsigned>((runs * kRun + kThreads - 1) / kThreads), kThreads, 0, stream>>>(k, runs);
-  check_launch("topk_masks sample");
-  bracket_kernel<Rank><<<1, kWide, 0, stream>>>(k);
-  check_launch("topk_masks bracket");
-  classify_kernel<Rank><<<chunks, kThreads, 0, stream>>>(k);
-  check_launch("topk_masks classify");
-  decide_kernel<Rank><<<1, kWide, 0, stream>>>(k);
-  check_launch("topk_masks decide");
-  settle_listed_kernel<Rank><<<256, kThreads, 0, stream>>>(k);
-  check_launch("topk_masks settle listed");
-  settle_rest_kernel<Rank><<<1, kWide, 0, stream>>>(k);
-  check_launch("topk_masks settle rest");
-  settle_ties_kernel<Rank><<<chunks, kThreads, 0, stream>>>(k);
-  check_launch("topk_masks settle ties");
+  const Tensor bytes = memory.allocate(like);  // freed to the stream: a later ranking may reuse it
+  k.rows = rows;
+  k.chunk = chunk;
+  k.sample = reinterpret_cast<Bits<Rank>*>(k.list);
+  upload(host, rows, chunk, counts, bytes.data_ptr(), cleared, stream);
+  launch("topk_masks", sample_kernel<Rank>, k.runs == 0 ? k.chunks : (k.runs + kThreads - 1) / kThreads, kThreads, stream, k);
+  for (int d = 1; d < kDigits<Rank>; ++d)
+    launch("topk_masks", narrow_kernel<Rank>, (k.sample_size + kSampleTurns * kThreads - 1) / (kSampleTurns * kThreads), kThreads, stream, k, d);
+  launch("topk_masks", classify_kernel<Rank>, k.chunks, kThreads, stream, k);
+  launch("topk_masks", settle_kernel<Rank>, std::min<int64_t>(k.chunks, 512), kSettlers, stream, k);
+}
+
+template <int kGroups>
+void rank_alone(const std::vector<Alone>& groups, const Row* rows, bool magnitude, unsigned long long* counts, cudaStream_t stream) {
+  Alones<kGroups> alones;
+  for (size_t begin = 0; begin < groups.size(); begin += kGroups) {
+    const size_t some = std::min<size_t>(kGroups, groups.size() - begin);
+    std::copy_n(groups.begin() + static_cast<int64_t>(begin), some, alones.groups);
+    launch("topk_masks", alone_kernel<kGroups>, static_cast<int64_t>(some), kWide, stream, alones, rows, magnitude, counts);
+  }
+}
+
+// The lengths of a slice of the first dimension that is stored transposed, or 1 and 1: the layout of channels_last.
+std::pair<int, int> transposed(const View& x) {
+  if (x.flat || x.dim < 3 || x.sizes[0] == 0 || x.numel == 0) return {1, 1};
+  const int64_t a = x.sizes[1], slice = x.numel / x.sizes[0];
+  if (slice > kChunk) return {1, 1};
+  int64_t expected = a;
+  for (int64_t d = x.dim - 1; d >= 2; --d) {
+    if (x.sizes[d] != 1 && x.strides[d] != expected) return {1, 1};
+    expected *= x.sizes[d];
+  }
+  if ((a != 1 && x.strides[1] != 1) || (x.sizes[0] != 1 && x.strides[0] != slice)) return {1, 1};
+  return {static_cast<int>(a), static_cast<int>(slice / a)};
 }
 
 }  // namespace
@@ -132,16 +186,13 @@ Tensor topk_masks_cuda(const std::vector<Tensor>& tensors, const std::vector<int
   STD_TORCH_CHECK(n > 0 && out.size() == tensors.size() && (alive.empty() || alive.size() == tensors.size()),
                   "topk_masks: lists of unlike lengths");
   const Place place(tensors[0]);
-  const bool alone = n == 1 || keep.size() != 1;
-  STD_TORCH_CHECK(keep.size() == static_cast<size_t>(alone ? n : 1), "topk_masks: keep has ", keep.size(), " counts for ", n, " tensors");
+  const bool each = n == 1 || keep.size() != 1;  // a ranking for each tensor
+  STD_TORCH_CHECK(keep.size() == static_cast<size_t>(each ? n : 1), "topk_masks: keep has ", keep.size(), " counts for ", n, " tensors");
+  int64_t total = 0;
+  for (const Tensor& t : tensors) total += t.numel();
   std::vector<Tensor> held;
-  std::vector<std::pair<Tensor, Tensor>> back;  // strided masks are written through contiguous ones
+  std::vector<std::pair<Tensor, Tensor>> back;  // masks that cannot be written as they lie are written through others
   std::vector<Row> rows;
-  std::vector<int64_t> first{0};
-  const auto contiguous = [&](const Tensor& t) {
-    held.push_back(torch::stable::contiguous(t));
-    return static_cast<char*>(held.back().data_ptr());
-  };
   int64_t start = 0;
   bool any_wide = false;
   for (int t = 0; t < n; ++t) {
@@ -150,72 +201,75 @@ Tensor topk_masks_cuda(const std::vector<Tensor>& tensors, const std::vector<int
     STD_TORCH_CHECK(m.type == ScalarType::Bool && same_shape(m, x), "topk_masks: out[", t, "] does not fit");
     check_cuda(tensors[t], tensors[0], "topk_masks", "tensors", t);
     check_cuda(out[t], tensors[0], "topk_masks", "out", t);
-    Row row{};
-    row.x = contiguous(tensors[t]);
-    row.mask = contiguous(out[t]);
-    if (!m.flat) back.push_back({out[t], held.back()});
+    bool alike = same_layout(m, x);
     if (!alive.empty()) {
       const View a = view(alive[t]);
       STD_TORCH_CHECK(a.type == ScalarType::Bool && same_shape(a, x), "topk_masks: alive[", t, "] does not fit");
       check_cuda(alive[t], tensors[0], "topk_masks", "alive", t);
-      row.alive = contiguous(alive[t]);
+      alike = alike && same_layout(a, x);
+    }
+    const auto [a, b] = alike ? transposed(x) : std::pair<int, int>{1, 1};
+    const auto read = [&](const Tensor& y) {
+      if (b != 1 || y.is_contiguous()) return static_cast<char*>(y.data_ptr());
+      held.push_back(torch::stable::contiguous(y));
+      return static_cast<char*>(held.back().data_ptr());
+    };
+    Row row{};
+    row.x = read(tensors[t]);
+    row.alive = alive.empty() ? nullptr : read(alive[t]);
+    if (b != 1 || m.flat) {
+      row.mask = m.data;
+    } else {
+      held.push_back(torch::stable::new_empty(out[t], {m.sizes, static_cast<size_t>(m.dim)}));
+      row.mask = static_cast<char*>(held.back().data_ptr());
+      back.push_back({out[t], held.back()});
     }
     row.n = x.numel;
-    row.start = alone ? 0 : start;
+    row.start = each ? 0 : start;
+    row.a = a;
+    row.b = b;
+    const int64_t chunk = chunk_for(each ? x.numel : total, kChunk, kSmallChunk), slice = b == 1 ? 1 : int64_t{a} * b;
+    row.chunk = static_cast<int>(slice > chunk ? slice : chunk / slice * slice);
     row.type = x.type;
-    row.vector = aligned(row.x, x.type == ScalarType::Float ? 16 : 8) && aligned(row.mask, 4) && aligned(row.alive, 4);
+    row.vector = row.chunk % 4 == 0 && aligned(row.x, x.type == ScalarType::Float || x.type == ScalarType::Double ? 16 : 8) &&
+                 aligned(row.mask, 4) && aligned(row.alive, 4);
     start += x.numel;
     any_wide = any_wide || x.type == ScalarType::Double;
     rows.push_back(row);
-    first.push_back(alone ? 0 : first.back() + chunks_of(row));
-    if (alone) STD_TORCH_CHECK(keep[t] >= 0 && keep[t] <= x.numel, "topk_masks: keep is ", keep[t], " of ", x.numel);
+    if (each) STD_TORCH_CHECK(keep[t] >= 0 && keep[t] <= x.numel, "topk_masks: keep is ", keep[t], " of ", x.numel);
   }
-  if (!alone) STD_TORCH_CHECK(keep[0] >= 0 && keep[0] <= start, "topk_masks: keep is ", keep[0], " of ", start);
+  if (!each) STD_TORCH_CHECK(keep[0] >= 0 && keep[0] <= start, "topk_masks: keep is ", keep[0], " of ", start);
   const int64_t count = n;
-  Tensor counts = torch::stable::new_zeros(tensors[0], {&count, 1}, ScalarType::Long);
+  Tensor counts = torch::stable::new_empty(tensors[0], {&count, 1}, ScalarType::Long);
   auto* kept = static_cast<unsigned long long*>(counts.data_ptr());
-
-  Memory memory;
-  Row* device_rows = nullptr;
-  int64_t* device_first = nullptr;
-  memory.take(device_rows, n);
-  memory.take(device_first, n);
-  held.push_back(memory.allocate(tensors[0], 0, place.stream));
-  Upload upload;
-  for (int begin = 0; begin < n; begin += kTableRows) {
-    upload.begin = begin;
-    upload.count = std::min(kTableRows, n - begin);
-    std::copy_n(rows.begin() + begin, upload.count, upload.rows);
-    std::copy_n(first.begin() + begin, upload.count, upload.first);
-    upload_kernel<<<1, kThreads, 0, place.stream>>>(upload, device_rows, device_first);
-    check_launch("topk_masks upload");
-  }
-  const auto many = [&](int begin, int end, int64_t k, bool wide) {
+  const auto many = [&](const std::vector<Row>& some, int64_t k, bool wide, unsigned long long* own) {
     if (wide)
-      rank_many<int64_t>(rows, device_rows, device_first, begin, end, k, magnitude, !alive.empty(), kept, tensors[0], place.stream);
+      rank_many<int64_t>(some, k, magnitude, own, tensors[0], place.stream);
     else
-      rank_many<int32_t>(rows, device_rows, device_first, begin, end, k, magnitude, !alive.empty(), kept, tensors[0], place.stream);
+      rank_many<int32_t>(some, k, magnitude, own, tensors[0], place.stream);
   };
-  std::vector<Alone> small;
-  if (alone) {
-    for (int t = 0; t < n; ++t) {
-      const bool wide = rows[t].type == ScalarType::Double || rows[t].n >= int64_t{1} << 32;
-      if (rows[t].n > kOneBlockEach)
-        many(t, t + 1, keep[t], wide);
-      else
-        small.push_back({t, t + 1, keep[t], wide});
-    }
-  } else if (start > kOneBlock) {
-    many(0, n, keep[0], any_wide || start >= int64_t{1} << 32);
-  } else {
-    small.push_back({0, n, keep[0], any_wide});
+  std::vector<Alone> alone;
+  if (each) {
+    for (int t = 0; t < n; ++t)
+      if (rows[t].n <= kOneBlockEach) alone.push_back({t, t + 1, keep[t], rows[t].type == ScalarType::Double});
+  } else if (total <= PRUNE_ONE_BLOCK) {
+    alone.push_back({0, n, keep[0], any_wide});
   }
-  Alones alones;
-  for (size_t begin = 0; begin < small.size(); begin += kAloneRows) {
-    const size_t some = std::min<size_t>(kAloneRows, small.size() - begin);
-    std::copy_n(small.begin() + begin, some, alones.groups);
-    alone_kernel<<<static_cast<unsigned>(some), kWide, 0, place.stream>>>(alones, device_rows, magnitude, kept);
-    check_launch("topk_masks alone");
+  if (!alone.empty()) {
+    Memory memory;
+    Row* device_rows = nullptr;
+    memory.take(device_rows, n);
+    held.push_back(memory.allocate(tensors[0]));
+    upload(rows, device_rows, nullptr, kept, nullptr, 0, place.stream);
+    if (alone.size() <= kFewGroups)
+      rank_alone<kFewGroups>(alone, device_rows, magnitude, kept, place.stream);
+    else
+      rank_alone<kManyGroups>(alone, device_rows, magnitude, kept, place.stream);
+  }
+  if (!each && total > PRUNE_ONE_BLOCK) many(rows, keep[0], any_wide || total >= int64_t{1} << 32, kept);
+  if (each) {
+    for (int t = 0; t < n; ++t)
+      if (rows[t].n > kOneBlockEach) many({rows[t]}, keep[t], rows[t].type == ScalarType::Double || rows[t].n >= int64_t{1} << 32, kept + t);
   }
   for (auto& [to, from] : back) torch::stable::copy_(to, from);
   return counts;
