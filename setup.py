@@ -12,6 +12,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,11 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent.resolve()
+STD = "-std=c++20"  # torch 2.11 would choose C++17 where none is given
 STABLE = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # binaries load under torch 2.11 and later
 ARCHS = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")  # the default for CUDA; the last is built as PTX too
 NVCC = ("--expt-relaxed-constexpr", "-diag-suppress=177", "--threads=2")  # 177: the device pass sees no launches
+ERROR = re.compile(r"\berror( #[\w-]+)?:|^nvcc fatal|undefined reference|ld: cannot find|: No such file or directory$")
 WANT = os.environ.get("PRUNE_BUILD", "auto")
 
 
@@ -82,6 +86,7 @@ def extensions() -> tuple[list[Extension], dict[str, str], list[str]]:
     built = {"torch": torch.__version__, "compiler": version(compiler.split()[0]), "nvcc": "", "archs": ""}
     flags = [
         "-O3",
+        STD,
         "-fvisibility=hidden",
         "-Wall",
         "-Wextra",
@@ -115,14 +120,48 @@ def extensions() -> tuple[list[Extension], dict[str, str], list[str]]:
         cuda = Extension(
             "pruning._cuda", sorted(str(p.relative_to(HERE)) for p in HERE.glob("csrc/*.cu")), language="c++",
             libraries=[*torch_cuda, "c10", "torch", "torch_cpu", *cudart],
-            extra_compile_args={"nvcc": ["-O3", "-std=c++20", STABLE, "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", *nvcc]},
+            extra_compile_args={"nvcc": ["-O3", STD, STABLE, "-DUSE_CUDA", "-Xcompiler=-fvisibility=hidden", *nvcc]},
             **libraries,
         )  # fmt: skip
         cuda.include_dirs.append(str(home / "include"))
         cuda.library_dirs.append(str(runtime or home / "lib64"))
     except Missing as missing:
         return [cpu], built, [f"CUDA kernels: {missing}"]
-    return [cpu, cuda] if cuda.sources else [cpu], built, []
+    return [cuda, cpu] if cuda.sources else [cpu], built, []  # CUDA first: the CPU module says what there is
+
+
+def overheard(work: Callable[[], None]) -> str | None:
+    """Does the work; returns None, or where it fails the first error that it or a compiler that it ran printed."""
+    out, err, (reading, writing) = os.dup(1), os.dup(2), os.pipe()
+    lines: list[str] = []
+
+    def listen() -> None:
+        with os.fdopen(reading, "rb") as told:
+            for line in told:
+                os.write(out, line)
+                lines.append(line.decode(errors="replace").strip())
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    listener = threading.Thread(target=listen)
+    listener.start()
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    os.close(writing)
+    failure = None
+    try:
+        work()
+    except Exception as error:
+        failure = (str(error).splitlines() or [type(error).__name__])[0]
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        listener.join()
+        os.close(out)
+        os.close(err)
+    return failure and next((line for line in lines if ERROR.search(line)), failure)
 
 
 def command(built: dict[str, str]) -> Any:
@@ -133,22 +172,50 @@ def command(built: dict[str, str]) -> Any:
         def get_export_symbols(self, ext: Extension) -> list[str]:
             return []
 
+        def run(self) -> None:
+            in_place = self.inplace or getattr(self, "editable_mode", False)
+            super().run()
+            note(HERE if in_place else Path(self.build_lib))
+
         def build_extensions(self) -> None:
-            folder = Path(self.build_temp).resolve()
-            folder.mkdir(parents=True, exist_ok=True)
-            lines = [f"#define PRUNE_BUILD_{k.upper()} {json.dumps(v)}\n" for k, v in built.items()]
-            (folder / "prune_build.h").write_text("".join(lines))
+            self.header = Path(self.build_temp).resolve() / "prune_build.h"
+            self.header.parent.mkdir(parents=True, exist_ok=True)
             for extension in self.extensions:
-                extension.include_dirs.append(str(folder))
+                extension.include_dirs.append(str(self.header.parent))
+            self.failed: list[Extension] = []
             try:
                 super().build_extensions()
-            except Exception as error:
+            except Exception as error:  # before the first extension: torch asks the compiler for its version
                 if WANT != "auto":
                     raise
-                print(f"pruning: built without native kernels: {str(error).splitlines()[0]}", file=sys.stderr)
-                self.extensions = []
+                for extension in self.extensions:
+                    self.fail(extension, str(error).splitlines()[0])
+            self.extensions = [e for e in self.extensions if e not in self.failed]
+
+        def build_extension(self, ext: Extension) -> None:
+            about = built | ({"nvcc": "", "archs": ""} if self.failed else {})
+            lines = [f"#define PRUNE_BUILD_{k.upper()} {json.dumps(v)}\n" for k, v in about.items()]
+            self.header.write_text("".join(lines))
+            if WANT != "auto":
+                super().build_extension(ext)
+            elif error := overheard(lambda: super(Build, self).build_extension(ext)):
+                self.fail(ext, error)
+
+        def fail(self, extension: Extension, error: str) -> None:
+            """Notes that an extension is done without, and says so."""
+            self.failed.append(extension)
+            kind = "cuda" if extension.name == "pruning._cuda" else "cpu"
+            see = f"for all of it: PRUNE_BUILD={kind} python setup.py build_ext --inplace"
+            NOT_BUILT.append(f"{kind.upper()} kernels: the compiler failed: {error} ({see})")
+            print(f"pruning: not built: {NOT_BUILT[-1]}", file=sys.stderr)
 
     return Build
+
+
+def note(folder: Path) -> None:
+    """Leaves beside the modules in the folder why native kernels were not built."""
+    (folder / "pruning").mkdir(parents=True, exist_ok=True)
+    (folder / "pruning" / "_native.json").write_text(json.dumps({"not_built": NOT_BUILT}) + "\n")
 
 
 class Note(build_py):
@@ -156,9 +223,7 @@ class Note(build_py):
 
     def run(self) -> None:
         super().run()
-        folder = HERE / "pruning" if self.editable_mode else Path(self.build_lib) / "pruning"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "_native.json").write_text(json.dumps({"not_built": NOT_BUILT}) + "\n")
+        note(HERE if self.editable_mode else Path(self.build_lib))
 
 
 MODULES, BUILT, NOT_BUILT = extensions() if not {"egg_info", "sdist", "dist_info"} & set(sys.argv) else ([], {}, [])

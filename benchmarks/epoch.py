@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import arguments, interleaved, report
+from timing import Report, arguments, interleaved
 
 from pruning import MaskedSGD, models, prune
 
@@ -41,7 +41,7 @@ def step(device: str, sparsity: float | None) -> tuple[Callable[[], Any], Callab
 
 def main() -> None:
     options = arguments(__doc__ or "", "resnet20")
-    rows = []
+    report = Report("epoch", options)
     for threads in [int(t) for t in options.threads.split(",")] if options.device == "cpu" else [1]:
         torch.set_num_threads(threads)
         cases = {"torch fused": step(options.device, None)}
@@ -49,8 +49,7 @@ def main() -> None:
         runs = {f"step, {name}": run for name, (run, _) in cases.items()}
         updates = {f"update, {name}": update for name, (_, update) in cases.items()}
         times = interleaved(runs, options.device, options.repeats) | interleaved(updates, options.device, 100)
-        rows.append({"network": "resnet20", "threads": threads, "times": times})
-    report("epoch", rows, options)
+        report.row({"network": "resnet20", "threads": threads, "times": times})
 
 
 if __name__ == "__main__":

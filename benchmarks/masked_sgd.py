@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import gpu_peers
 import torch
 from layers import NETWORKS, weights
-from timing import Contenders, Probes, arguments, configurations, interleaved, report
+from timing import Contenders, Probes, Report, arguments, configurations, graphed, interleaved
 from torch import Tensor, nn
 
 from pruning import MaskedSGD, ops
@@ -107,33 +108,46 @@ def contenders(options: Any, params: list[Tensor], grads: list[Tensor], density:
     if options.device == "cpu":
         runs["floor: read 12, write 8"] = Probes().loop("sgd_like", params, copies, grads, momenta, last=0.0)
     else:
-        runs["floor: copy 8 B, read 4"] = lambda: (
-            torch._foreach_copy_(copies, moving),
-            torch._foreach_copy_(still, momenta),
-        )
+        runs["prune in a CUDA graph"] = graphed(runs["prune"])
+        runs |= on_gpu(params, grads, masks)
+    return runs
+
+
+def on_gpu(params: list[Tensor], grads: list[Tensor], masks: list[Tensor]) -> Contenders:
+    """Returns the step of bfloat16 weights with float32 masters, and Triton's, over flat tensors."""
+    brain, brain_grads = [p.bfloat16() for p in params], [g.bfloat16() for g in grads]
+    masters, momenta = [p.clone() for p in params], [torch.zeros_like(p) for p in params]
+    rule = {**RULE, "lr": LR, "masters": masters}
+    runs: Contenders = {
+        "prune, bfloat16 with masters": lambda: ops.masked_sgd_(brain, brain_grads, momenta, masks, **rule),
+    }
+    if gpu_peers.has_triton():
+        w, g, mask = (torch.cat([t.flatten() for t in ts]) for ts in (params, grads, masks))
+        m = torch.zeros_like(w)
+        expected, momentum = w.clone(), torch.zeros_like(w)
+        try:
+            ops.masked_sgd_([expected], [g], [momentum], [mask], lr=LR, **RULE)
+            gpu_peers.triton_update(w, g, m, mask, LR, 0.9, 5e-4)
+            torch.testing.assert_close(m, momentum, rtol=1e-5, atol=1e-6)
+        except Exception as error:  # a peer that fails must not cost the others' numbers
+            print(f"Triton: {type(error).__name__}: {str(error).splitlines()[:1]}", flush=True)
+        else:
+            runs["Triton, one flat tensor"] = lambda: gpu_peers.triton_update(w, g, m, mask, LR, 0.9, 5e-4)
     return runs
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", "resnet56,resnet50")
-    rows = []
+    options = arguments(__doc__ or "", "resnet56,resnet50", "resnet56,resnet50,large")
+    report = Report("masked_sgd_", options)
     for size, threads in configurations(options):
         torch.set_num_threads(threads)
         params = weights(NETWORKS[size](), options.device)
         grads = weights(NETWORKS[size](), options.device, seed=1)
+        total = sum(p.numel() for p in params)
         for density in (0.8, 0.1, 0.02):
             times = interleaved(contenders(options, params, grads, density), options.device, options.repeats)
-            total = sum(p.numel() for p in params)
-            rows.append(
-                {
-                    "network": size,
-                    "weights": total,
-                    "sparsity": round(1 - density, 2),
-                    "threads": threads,
-                    "times": times,
-                }
-            )
-    report("masked_sgd_", rows, options)
+            row = {"network": size, "weights": total, "sparsity": round(1 - density, 2), "threads": threads}
+            report.row({**row, "times": times}, least=21 * total)
 
 
 if __name__ == "__main__":

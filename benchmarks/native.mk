@@ -1,16 +1,13 @@
 # Checks of the native kernels beyond the suite; included by the Makefile.
 
-ABI_TORCH ?= torch==2.13.0
-ABI := .venv-abi
+ABI_BUILT ?= torch==2.11.0
+ABI_LOADED ?= torch==2.13.0
 
-.PHONY: abi-check sanitize gpu-check bench
+.PHONY: abi-check sanitize gpu-session bench
 
-# The module as built, loaded under an older torch in an environment of its own, passes the property tests there.
+# Built under the oldest torch that is supported, loaded and tested there and under a later one.
 abi-check: $(VENV)/.installed
-	test -x $(ABI)/bin/python || $(PYTHON) -m venv $(ABI)
-	$(ABI)/bin/python -m pip install --quiet "$(ABI_TORCH)" numpy pytest pytest-timeout hypothesis typer rich pydantic safetensors
-	PYTHONPATH=$(CURDIR) $(ABI)/bin/python -c "from pruning import ops; import torch; print(torch.__version__, ops.report()['built']); assert ops.backend('cpu') == 'native-cpu'"
-	PRUNE_CASES=300 PYTHONPATH=$(CURDIR) $(ABI)/bin/python -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_ops_reference.py
+	bash benchmarks/abi_check.sh $(BIN)/python $(ABI_BUILT) $(ABI_LOADED)
 
 # The property tests on kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, in a copy of the sources.
 SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -28,17 +25,9 @@ sanitize: $(VENV)/.tested
 	        -k "not compile and not opcheck and not lesser and not switched_off") || exit 1; \
 	done
 
-# Everything that waits for a GPU: its tests, compute-sanitizer's three tools, its benchmarks.
-gpu-check: $(VENV)/.tested
-	$(BIN)/python -c "import torch, sys; sys.exit(0 if torch.cuda.is_available() else 'no CUDA device')"
-	$(BIN)/python -m pytest -q -m gpu tests
-	for tool in memcheck racecheck initcheck; do \
-	    PYTORCH_NO_CUDA_MEMORY_CACHING=1 PRUNE_GPU_CASES=60 compute-sanitizer --tool $$tool --error-exitcode 1 --target-processes all \
-	        $(BIN)/python -m pytest -q -p no:cacheprovider -m gpu tests/test_ops_gpu.py -k "random or ties or bracket" || exit 1; \
-	done
-	$(BIN)/python benchmarks/topk_masks.py --device cuda
-	$(BIN)/python benchmarks/masked_sgd.py --device cuda
-	$(BIN)/python benchmarks/nnz.py --device cuda
+# Everything that waits for a GPU, with the python3 that is there: needs no network and makes no environment.
+gpu-session:
+	PYTHON=$(PYTHON) bash benchmarks/gpu_session.sh
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/topk_masks.py

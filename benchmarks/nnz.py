@@ -8,14 +8,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from layers import NETWORKS, weights
-from timing import Contenders, Probes, arguments, configurations, interleaved, report
+from timing import Contenders, Probes, Report, arguments, configurations, interleaved
 
 from pruning import ops
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", "resnet56,resnet50")
-    rows = []
+    options = arguments(__doc__ or "", "resnet56,resnet50", "resnet56,resnet50,large")
+    report = Report("nnz", options)
     for size, threads in configurations(options):
         torch.set_num_threads(threads)
         tensors = weights(NETWORKS[size](), options.device)
@@ -39,8 +39,8 @@ def main() -> None:
             runs["floor: read 1"] = Probes().loop("read1", masks, masks)
         times = interleaved(runs, options.device, max(options.repeats, 25))
         total = sum(t.numel() for t in tensors)
-        rows.append({"network": size, "weights": total, "sparsity": 0.9, "threads": threads, "times": times})
-    report("nnz", rows, options)
+        row = {"network": size, "weights": total, "sparsity": 0.9, "threads": threads, "times": times}
+        report.row(row, least=4 * total)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ struct Place {  // where kernels are launched: the tensors' device, its current 
 
   explicit Place(const Tensor& t) : guard(t.get_device_index()) {
     void* current = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current));
+    // 0 is success; torch 2.11 has no STABLE_TORCH_ERROR_CODE_CHECK
+    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current) == 0, "no current CUDA stream");
     stream = static_cast<cudaStream_t>(current);
   }
 };

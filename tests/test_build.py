@@ -97,6 +97,52 @@ def test_an_install_where_no_compiler_is_found_works_and_names_the_reason(source
     assert told.strip() == "the CPU kernels were not built: no C++ compiler (no-such-compiler)"
 
 
+@native
+@pytest.mark.parametrize("mode", ["wheel", "editable"])
+def test_an_install_where_the_compiler_fails_works_and_shows_its_first_error(
+    source: Path, tmp_path: Path, mode: str
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text(
+        '#!/bin/sh\n[ $# -gt 2 ] || exec g++ "$@"\n'
+        "echo 'x.cpp:1:1: error: no such luck' >&2\necho 'x.cpp:2:1: error: two' >&2\nexit 1\n"
+    )
+    broken.chmod(0o755)
+    copy = tmp_path / "checkout"
+    shutil.copytree(source, copy)
+    environment = {"CXX": str(broken), "CC": str(broken), "CUDA_HOME": "/nowhere"}
+    if mode == "wheel":
+        names, path, told = wheel(copy, tmp_path, "auto", **environment)
+        assert not [n for n in names if n.endswith(".so")]
+        zipfile.ZipFile(path).extractall(tmp_path / "site")
+        site = tmp_path / "site"
+    else:
+        site = copy
+        command = [
+            *PIP,
+            "install",
+            "--no-deps",
+            "--no-build-isolation",
+            "-v",
+            "--prefix",
+            str(tmp_path / "to"),
+            "-e",
+            ".",
+        ]
+        told = run(command, copy, PRUNE_BUILD="auto", **environment)
+    reason = (
+        "CPU kernels: the compiler failed: x.cpp:1:1: error: no such luck"
+        " (for all of it: PRUNE_BUILD=cpu python setup.py build_ext --inplace)"
+    )
+    assert f"pruning: not built: {reason}" in told
+    code = (
+        "from pruning import ops; print(ops.nnz([__import__('torch').ones(3)]).item(), ops.report()['cpu']['reason'])"
+    )
+    told = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(site))
+    cuda = "CUDA kernels: no nvcc in CUDA_HOME=/nowhere"
+    assert told.strip() == f"3 the CPU kernels were not built: {cuda}; {reason}"
+
+
 @pytest.mark.parametrize("asked", ["cpu", "cuda"])
 def test_kernels_that_were_asked_for_fail_where_they_cannot_be_built(source: Path, tmp_path: Path, asked: str) -> None:
     command = [sys.executable, "setup.py", "build"]

@@ -1,4 +1,4 @@
-"""The CUDA kernels against the references: run with a GPU by `make gpu-check`, skipped without one."""
+"""The CUDA kernels against the references: run with a GPU by `make gpu-session`, skipped without one."""
 
 from __future__ import annotations
 
@@ -116,9 +116,10 @@ def test_a_graph_replays_selection_and_update_with_a_rate_on_the_device() -> Non
         ops.masked_sgd_(params, grads, momenta, masks, lr=rate, momentum=0.9, nesterov=True)
 
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         work()
-    torch.cuda.synchronize()
+    torch.cuda.current_stream().wait_stream(stream)
     start = [t.clone() for t in (*params, *momenta, *masks)]
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
