@@ -189,7 +189,7 @@ def command(built: dict[str, str]) -> Any:
                 if WANT != "auto":
                     raise
                 for extension in self.extensions:
-                    self.fail(extension, str(error).splitlines()[0])
+                    self.fail(extension, (str(error).splitlines() or [type(error).__name__])[0])
             self.extensions = [e for e in self.extensions if e not in self.failed]
 
         def build_extension(self, ext: Extension) -> None:

@@ -26,7 +26,7 @@ environment() { # FOLDER TORCH
 
 old=$here/.venv-abi/${built//[^a-z0-9.]/-} new=$here/.venv-abi/${loaded//[^a-z0-9.]/-}
 environment "$old" "$built"
-environment "$new" "$loaded"
+environment "$new" "$loaded" &
 
 copy=$here/build/abi
 rm -rf "$copy" && mkdir -p "$copy"
@@ -37,8 +37,9 @@ wanted=cpu
 if command -v "${CUDA_HOME:+$CUDA_HOME/bin/}nvcc" >/dev/null; then wanted=cuda; fi
 PRUNE_BUILD=$wanted TORCH_CUDA_ARCH_LIST=9.0 MAX_JOBS=$(nproc) PYTHONPATH=. "$old/bin/python" setup.py --quiet build_ext --inplace
 
-for environment in "$old" "$new"; do
-    WANTED=$wanted PYTHONPATH=. "$environment/bin/python" - <<'P'
+wait %1
+check() { # FOLDER
+    WANTED=$wanted PYTHONPATH=. "$1/bin/python" - <<'P'
 import os, torch
 from pruning import ops
 report = ops.report()
@@ -46,5 +47,11 @@ print(f"Python {report['python']}, torch {torch.__version__}: {report['built']};
 assert ops.backend("cpu") == "native-cpu"
 assert os.environ["WANTED"] == "cpu" or not torch.version.cuda or report["cuda"]["reason"] is None
 P
-    PRUNE_CASES=300 PYTHONPATH=. "$environment/bin/python" -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_ops_reference.py
-done
+    PRUNE_CASES=300 OMP_NUM_THREADS=1 PYTHONPATH=. "$1/bin/python" -m pytest -q -p no:cacheprovider tests/test_ops.py tests/test_ops_reference.py
+}
+check "$old" >old.log 2>&1 &
+first=$!
+check "$new" && second=0 || second=$?
+wait $first && first=0 || first=$?
+cat old.log
+exit $((first | second))

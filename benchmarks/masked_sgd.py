@@ -14,7 +14,7 @@ from typing import Any
 import gpu_peers
 import torch
 from layers import NETWORKS, weights
-from timing import Contenders, Probes, Report, arguments, configurations, graphed, interleaved
+from timing import Contenders, Probes, Report, arguments, configurations, graphed, interleaved, tried
 from torch import Tensor, nn
 
 from pruning import MaskedSGD, ops
@@ -108,7 +108,7 @@ def contenders(options: Any, params: list[Tensor], grads: list[Tensor], density:
     if options.device == "cpu":
         runs["floor: read 12, write 8"] = Probes().loop("sgd_like", params, copies, grads, momenta, last=0.0)
     else:
-        runs["prune in a CUDA graph"] = graphed(runs["prune"])
+        runs |= tried("prune in a CUDA graph", lambda: graphed(runs["prune"]))
         runs |= on_gpu(params, grads, masks)
     return runs
 
@@ -121,19 +121,19 @@ def on_gpu(params: list[Tensor], grads: list[Tensor], masks: list[Tensor]) -> Co
     runs: Contenders = {
         "prune, bfloat16 with masters": lambda: ops.masked_sgd_(brain, brain_grads, momenta, masks, **rule),
     }
-    if gpu_peers.has_triton():
-        w, g, mask = (torch.cat([t.flatten() for t in ts]) for ts in (params, grads, masks))
-        m = torch.zeros_like(w)
+    if not gpu_peers.has_triton():
+        return runs
+    w, g, mask = (torch.cat([t.flatten() for t in ts]) for ts in (params, grads, masks))
+    m = torch.zeros_like(w)
+
+    def triton() -> Callable[[], Any]:
         expected, momentum = w.clone(), torch.zeros_like(w)
-        try:
-            ops.masked_sgd_([expected], [g], [momentum], [mask], lr=LR, **RULE)
-            gpu_peers.triton_update(w, g, m, mask, LR, 0.9, 5e-4)
-            torch.testing.assert_close(m, momentum, rtol=1e-5, atol=1e-6)
-        except Exception as error:  # a peer that fails must not cost the others' numbers
-            print(f"Triton: {type(error).__name__}: {str(error).splitlines()[:1]}", flush=True)
-        else:
-            runs["Triton, one flat tensor"] = lambda: gpu_peers.triton_update(w, g, m, mask, LR, 0.9, 5e-4)
-    return runs
+        ops.masked_sgd_([expected], [g], [momentum], [mask], lr=LR, **RULE)
+        gpu_peers.triton_update(w, g, m, mask, LR, 0.9, 5e-4)
+        torch.testing.assert_close(m, momentum, rtol=1e-5, atol=1e-6)
+        return lambda: gpu_peers.triton_update(w, g, m, mask, LR, 0.9, 5e-4)
+
+    return runs | tried("Triton, one flat tensor", triton)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -64,6 +65,17 @@ def _once(run: Callable[[], Any], device: str, flush: Tensor | None) -> float:
 def _summary(values: list[float]) -> dict[str, float]:
     q1, median, q3 = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     return {"median": median, "q1": q1, "q3": q3, "min": min(values), "n": len(values)}
+
+
+def tried(name: str, make: Callable[[], Callable[[], Any]]) -> Contenders:
+    """Returns {name: what `make` returns}; nothing where it or the contender fails, and says so: the others still count."""
+    try:
+        run = make()
+        run()
+    except Exception as error:
+        print(f"{name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}", flush=True)
+        return {}
+    return {name: run}
 
 
 def graphed(run: Callable[[], Any]) -> Callable[[], Any]:
@@ -150,11 +162,11 @@ def machine(device: str) -> dict[str, Any]:
 def _gpu(device: str) -> dict[str, Any]:
     fields = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.limit")
     torch.cuda.synchronize()
-    told = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={torch.cuda.current_device()}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    known = dict(zip(fields, (v.strip() for v in told.stdout.strip().split(",")), strict=False)) if told.stdout else {}
+    known: dict[str, str] = {}
+    if shutil.which("nvidia-smi"):
+        query = [f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={torch.cuda.current_device()}"]
+        told = subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, check=False).stdout
+        known = dict(zip(fields, (value.strip() for value in told.split(",")), strict=False))
     return {
         "gpu": torch.cuda.get_device_name(),
         "cuda": torch.version.cuda,

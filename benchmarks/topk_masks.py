@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Callable
 
 import gpu_peers
 import torch
 from layers import NETWORKS, weights
-from timing import Contenders, Probes, Report, arguments, configurations, extra_memory, graphed, interleaved
+from timing import Contenders, Probes, Report, arguments, configurations, extra_memory, graphed, interleaved, tried
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -122,6 +123,13 @@ def peers(tensors: list[Tensor], keep: int, out: list[Tensor]) -> Contenders:
     return runs
 
 
+def checked(run: Callable[[], list[Tensor]], keep: int, total: int) -> Callable[[], list[Tensor]]:
+    """Returns the contender, whose masks keep as many weights as they should."""
+    kept = sum(int(m.sum()) for m in run())
+    assert abs(kept - keep) <= total // 100_000, f"keeps {kept} of {total}, asked for {keep}"
+    return run
+
+
 def main() -> None:
     options = arguments(__doc__ or "", "resnet56,resnet50", "resnet56,resnet50,large")
     slow = options.device != "cpu" or "vgg16" not in options.sizes
@@ -138,19 +146,16 @@ def main() -> None:
                 assert all(torch.equal(a, b) for a, b in zip(runs[name](), expected, strict=True)), name
             for name, run in list(runs.items()):
                 if options.device != "cpu" and not name.startswith("prune"):
-                    try:
-                        run()
-                    except Exception as error:  # a peer that fails must not cost the others' numbers
-                        print(f"{name}, {size}: {type(error).__name__}: {str(error).splitlines()[:1]}", flush=True)
-                        del runs[name]
-                        continue
-                assert abs(sum(int(m.sum()) for m in run()) - keep) <= total // 100_000, name
+                    del runs[name]  # a peer that fails must not cost the others' numbers
+                    runs |= tried(name, lambda run=run, keep=keep, total=total: checked(run, keep, total))
+                else:
+                    checked(run, keep, total)
             memory = {name: extra_memory(run) for name, run in runs.items()} if options.device == "cpu" else {}
             out = [torch.empty_like(t, dtype=torch.bool) for t in tensors]
             if options.device == "cpu":
                 runs["floor: read 4, write 1"] = Probes().loop("read4_write1", tensors, tensors, out, last=0.02)
             else:
-                runs["prune in a CUDA graph"] = graphed(runs["prune, masks given"])
+                runs |= tried("prune in a CUDA graph", lambda runs=runs: graphed(runs["prune, masks given"]))
                 runs["torch's masks, threshold given"] = lambda ts=tensors, out=out: masks_over(ts, 0.02, out)
             if sparsity == 0.9:
                 runs |= ties(tensors, keep, out)
