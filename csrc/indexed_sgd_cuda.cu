@@ -21,6 +21,7 @@ constexpr int kRows = (kArgumentBytes - 64) / (sizeof(Row) + 8);
 
 template <class P, class T, int kTableRows>
 __global__ void __launch_bounds__(kThreads) indexed_sgd_kernel(const __grid_constant__ Table<Row, kTableRows> table, const Rule<T> rule) {
+  after_the_kernel_before();
   const int index = table.find(blockIdx.x);
   const Row& row = table.rows[index];
   const int64_t begin = (blockIdx.x - table.first[index]) * row.chunk, end = min(begin + row.chunk, row.n);

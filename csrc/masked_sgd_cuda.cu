@@ -52,6 +52,7 @@ struct Operands {  // of four entries
 template <class P, class T, int kTableRows>
 __global__ void __launch_bounds__(kThreads) masked_sgd_kernel(const __grid_constant__ Table<Row, kTableRows> table, const Rule<T> rule) {
   constexpr int kAhead = sizeof(T) == 8 ? 1 : 2;  // turns whose operands are on their way at a time
+  after_the_kernel_before();
   const int index = table.find(blockIdx.x);
   const Row& row = table.rows[index];
   const int64_t begin = (blockIdx.x - table.first[index]) * row.chunk;

@@ -73,6 +73,18 @@ inline void check(cudaError_t error, const char* what) {
   STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
 }
 
+inline int device_attribute(cudaDeviceAttr attribute) {  // of the current device
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+inline int64_t multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+
+// Whether the current device lets a kernel come before the last one is done.
+inline bool overlaps() { return device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
+
 // Launches a kernel in the stream and throws what this launch gave: cudaGetLastError would tell of earlier errors too.
 template <class... Parameters, class... Arguments>
 void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t stream, const Arguments&... arguments) {
@@ -81,6 +93,11 @@ void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int t
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = stream;
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &early;
+  config.numAttrs = overlaps() ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, arguments...), op);
 }
 
@@ -122,6 +139,15 @@ inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintp
 
 #endif  // __CUDA_ARCH__
 
+// Every kernel that is launched with `launch` calls it first: from compute capability 9.0 on a kernel comes to the device
+// while the one before it in the stream still runs, and waits here until that one's writes are seen.
+__device__ inline void after_the_kernel_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
 template <class T>
 __device__ T warp_sum(T value) {
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
@@ -139,6 +165,18 @@ __device__ T block_sum(T value, T* scratch) {
   for (int w = 0; w < warps; ++w) sum += scratch[w];
   __syncthreads();
   return sum;
+}
+
+// The bits that any thread of the block has, in every thread; `scratch` holds 32 values. All threads call it.
+__device__ inline uint64_t block_or(uint64_t value, uint64_t* scratch) {
+  for (int step = 16; step > 0; step /= 2) value |= __shfl_xor_sync(0xffffffffu, value, step);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
+  if (lane == 0) scratch[warp] = value;
+  __syncthreads();
+  uint64_t any = 0;
+  for (int w = 0; w < warps; ++w) any |= scratch[w];
+  __syncthreads();
+  return any;
 }
 
 // The sum of the threads before this one; `total` becomes the block's sum. `scratch` holds 32 values. All threads call it.

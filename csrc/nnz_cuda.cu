@@ -52,6 +52,7 @@ __device__ int count_bytes(const char* data, int64_t bytes, ScalarType type) {  
 template <int kTableRows>
 __global__ void __launch_bounds__(kThreads) nnz_kernel(const __grid_constant__ Table<Row, kTableRows> table, unsigned long long* counts) {
   constexpr int kAhead = 4;  // reads that are on their way at a time
+  after_the_kernel_before();
   const int r = table.find(blockIdx.x);
   const Row& row = table.rows[r];
   const int64_t begin = (blockIdx.x - table.first[r]) * row.chunk;

@@ -6,6 +6,7 @@ namespace prune {
 namespace {
 
 __global__ void __launch_bounds__(kThreads) pack_kernel(const char* mask, int64_t n, uint8_t* bits) {
+  after_the_kernel_before();
   const int64_t byte = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (byte * 8 >= n) return;
   uint32_t value = 0;
@@ -14,6 +15,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const char* mask, int64_
 }
 
 __global__ void __launch_bounds__(kThreads) unpack_kernel(const uint8_t* bits, int64_t n, char* mask) {
+  after_the_kernel_before();
   const int64_t byte = blockIdx.x * int64_t{kThreads} + threadIdx.x;
   if (byte * 8 >= n) return;
   const uint32_t value = bits[byte];

@@ -139,7 +139,6 @@ void rank_many(const std::vector<Row>& host, int64_t keep, bool magnitude, unsig
   memory.take(rows, k.count);
   memory.take(chunk, k.chunks);
   memory.take(k.tallies, k.chunks);
-  memory.take(k.quotas, k.chunks);
   memory.take(k.list, k.room);
   memory.take(k.close, k.close_room);
   const Tensor bytes = memory.allocate(like);  // freed to the stream: a later ranking may reuse it
@@ -150,8 +149,9 @@ void rank_many(const std::vector<Row>& host, int64_t keep, bool magnitude, unsig
   launch("topk_masks", sample_kernel<Rank>, k.runs == 0 ? k.chunks : (k.runs + kThreads - 1) / kThreads, kThreads, stream, k);
   for (int d = 1; d < kDigits<Rank>; ++d)
     launch("topk_masks", narrow_kernel<Rank>, (k.sample_size + kSampleTurns * kThreads - 1) / (kSampleTurns * kThreads), kThreads, stream, k, d);
-  launch("topk_masks", classify_kernel<Rank>, k.chunks, kThreads, stream, k);
-  launch("topk_masks", settle_kernel<Rank>, std::min<int64_t>(k.chunks, 512), kSettlers, stream, k);
+  const int64_t processors = multiprocessors();
+  launch("topk_masks", classify_kernel<Rank>, std::min(k.chunks, processors * kClassifiers), kThreads, stream, k);
+  launch("topk_masks", settle_kernel<Rank>, std::min(k.chunks, processors * 2), kSettlers, stream, k);
 }
 
 template <int kGroups>

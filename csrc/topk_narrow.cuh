@@ -20,6 +20,7 @@ struct Upload {
 template <int kRows>
 __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant__ Upload<kRows> upload, Row* rows, Chunk* chunk,
                                                            unsigned long long* counts, uint4* cleared, int64_t words) {
+  after_the_kernel_before();
   for (int i = blockIdx.x; i < upload.count; i += gridDim.x) {
     const int r = upload.begin + i;
     if (threadIdx.x == 0) {
@@ -51,19 +52,21 @@ __device__ void narrow(const Ranking<Rank>& k, int d) {
     want[0] = s.want[0];
     want[1] = s.want[1];
   }
+  constexpr int kEach = kDigitBins / kThreads;
+  unsigned counts[2][kEach];
+  read_bins(bins, counts[0]);
+  read_bins(bins + (d == 0 ? 0 : kDigitBins), counts[1]);
+  Found found[2];
+  from_top(counts, want, found);
+  if (threadIdx.x != 0) return;
   for (int end = 0; end < 2; ++end) {
-    const unsigned* own = bins + (d == 0 ? 0 : end * kDigitBins);
-    const Found found = from_top<kDigitBins>([&](int b) { return static_cast<long long>(__ldcg(own + b)); }, want[end]);
-    if (threadIdx.x != 0) continue;
     // above the sample's top there is no end but infinity, below its bottom none but what is dead
-    if (d == 0 && found.bin < 0) s.want[end] = want[end] < 1 ? 0 : -1;
-    if (found.bin >= 0) {
-      s.want[end] = want[end] - found.above;
-      const int width = d + 1 < kDigits<Rank> ? kDigitBits : static_cast<int>(8 * sizeof(Rank)) - kDigitBits * d;
-      s.leading[end] = s.leading[end] << width | static_cast<Bits<Rank>>(found.bin);
-    }
+    if (d == 0 && found[end].bin < 0) s.want[end] = want[end] < 1 ? 0 : -1;
+    if (found[end].bin < 0) continue;
+    s.want[end] = want[end] - found[end].above;
+    s.leading[end] = s.leading[end] << digit_width<Rank>(d) | static_cast<Bits<Rank>>(found[end].bin);
   }
-  if (d + 1 < kDigits<Rank> || threadIdx.x != 0) return;
+  if (d + 1 < kDigits<Rank>) return;
   Rank hi = s.want[0] == 0 ? Numbers<Rank>::kMax : s.want[0] < 0 ? kNan<Rank> : unbiased<Rank>(s.leading[0]);
   Rank lo = s.want[1] <= 0 ? kDead<Rank> : unbiased<Rank>(s.leading[1]);
   if (lo >= hi) lo = hi - 1;
@@ -80,12 +83,30 @@ __device__ inline void add_bins(const unsigned* from, unsigned* to) {
     if (from[b] != 0) atomicAdd(to + b, from[b]);
 }
 
+constexpr int kSearched = 512;  // rows whose starts are looked through in shared memory
+
+__device__ inline int last_start(const int64_t* starts, int count, int64_t index) {  // at or before the index
+  int low = 0, high = count;
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    if (starts[middle] <= index)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
 // Reads the sample, or everything, keeps its ranks and counts their leading digits.
 template <class Rank>
 __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k) {
   __shared__ unsigned bins[kDigitBins];
+  __shared__ int64_t starts[kSearched];
   __shared__ int scratch[32];
+  after_the_kernel_before();
   for (int b = threadIdx.x; b < kDigitBins; b += kThreads) bins[b] = 0;
+  if (k.runs != 0)
+    for (int r = threadIdx.x; r < min(k.count, kSearched); r += kThreads) starts[r] = k.rows[r].start;
   __syncthreads();
   int sampled = 0;
   if (k.runs != 0) {
@@ -95,7 +116,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k)
       const int64_t stratum = k.total / k.runs;
       const uint64_t hash = (static_cast<uint64_t>(run) + 1) * 0x9e3779b97f4a7c15ull >> 32;
       const int64_t index = run * stratum + static_cast<int64_t>(hash % static_cast<uint64_t>(stratum));
-      const Row row = k.rows[row_of_index(k, index)];
+      const Row row = k.rows[k.count <= kSearched ? last_start(starts, k.count, index) : row_of_index(k, index)];
       const int64_t place = (index - row.start) / 4 * 4;
       sampled = static_cast<int>(min(int64_t{4}, row.n - place));
       if (row.vector && sampled == 4) {
@@ -146,6 +167,7 @@ constexpr int kSampleTurns = 4;
 template <class Rank>
 __global__ void __launch_bounds__(kThreads) narrow_kernel(const Ranking<Rank> k, int d) {
   __shared__ unsigned bins[2 * kDigitBins];
+  after_the_kernel_before();
   for (int b = threadIdx.x; b < 2 * kDigitBins; b += kThreads) bins[b] = 0;
   const int before = digit_shift<Rank>(d - 1);
   const Bits<Rank> top = k.state->leading[0], bottom = k.state->leading[1];

@@ -13,16 +13,19 @@ template <class Rank>
 constexpr int kDigits = sizeof(Rank) == 4 ? 3 : 6;  // 11 + 11 + 10 bits, or 5 * 11 + 9
 constexpr int kListBins = 4096;                     // over the bracket
 
-// How far to shift a rank for the digit d, the leading one first, and how many values it has.
+// How far to shift a rank for the digit d, the leading one being 0, and how many bits it has.
 template <class Rank>
 __device__ int digit_shift(int d) {
   const int shift = static_cast<int>(8 * sizeof(Rank)) - kDigitBits * (d + 1);
   return shift > 0 ? shift : 0;
 }
 template <class Rank>
+__device__ int digit_width(int d) {
+  return d + 1 < kDigits<Rank> ? kDigitBits : static_cast<int>(8 * sizeof(Rank)) - kDigitBits * d;
+}
+template <class Rank>
 __device__ int digit_of(Bits<Rank> bits, int d) {
-  const int shift = digit_shift<Rank>(d), width = d + 1 < kDigits<Rank> ? kDigitBits : static_cast<int>(8 * sizeof(Rank)) - kDigitBits * d;
-  return static_cast<int>(bits >> shift) & ((1 << width) - 1);
+  return static_cast<int>(bits >> digit_shift<Rank>(d)) & ((1 << digit_width<Rank>(d)) - 1);
 }
 
 // A listed entry: its rank, then its index from the end, so that larger keys are kept first. 32-bit ranks with 32-bit
@@ -32,40 +35,34 @@ struct Entry;
 template <>
 struct Entry<int32_t> {
   uint64_t key;
-  static constexpr int kBytes = 8;
+  static constexpr int kWords = 1;
   __device__ static Entry make(int32_t rank, int64_t index) {
     return {static_cast<uint64_t>(biased(rank)) << 32 | (0xffffffffu - static_cast<uint32_t>(index))};
   }
   __device__ int32_t rank() const { return unbiased<int32_t>(static_cast<uint32_t>(key >> 32)); }
   __device__ int64_t index() const { return 0xffffffffu - static_cast<uint32_t>(key); }
-  __device__ int byte(int d) const { return key >> 8 * (7 - d) & 255; }  // 0 leads
+  __device__ uint64_t word(int) const { return key; }
   __device__ bool operator>(const Entry& other) const { return key > other.key; }
 };
 template <>
 struct Entry<int64_t> {
   uint64_t high, low;
-  static constexpr int kBytes = 16;
+  static constexpr int kWords = 2;
   __device__ static Entry make(int64_t rank, int64_t index) { return {biased(rank), ~static_cast<uint64_t>(index)}; }
   __device__ int64_t rank() const { return unbiased<int64_t>(high); }
   __device__ int64_t index() const { return static_cast<int64_t>(~low); }
-  __device__ int byte(int d) const { return (d < 8 ? high >> 8 * (7 - d) : low >> 8 * (15 - d)) & 255; }
+  __device__ uint64_t word(int w) const { return w == 0 ? high : low; }  // 0 leads
   __device__ bool operator>(const Entry& other) const { return high != other.high ? high > other.high : low > other.low; }
 };
-
-// kDone: the masks stand. kListed: those of the list that rank high enough are still to be kept. kThreshold: what equals
-// the threshold is still to be handed out. kMissed: the bracket does not hold the threshold.
-enum Mode : int { kDone, kListed, kThreshold, kMissed };
 
 template <class Rank>
 struct State {  // of one ranking, in device memory, zero at first
   unsigned long long above, at_hi, at_lo, inside, close, sampled;
-  long long want[2];       // the bracket's ends as places from the top among what has their leading digits; 0: none
-  long long close_keep, quota;
-  Bits<Rank> leading[2];   // their digits so far
-  Rank lo, hi, threshold;
-  unsigned finished[8];    // blocks of each kernel
-  int mode, bin, shift;
-  bool at_low_end;         // the threshold's ties are those counted at lo, else at hi
+  long long want[2];      // the bracket's ends as places from the top among what has their leading digits; 0 and -1: none
+  Bits<Rank> leading[2];  // their digits so far
+  Rank lo, hi;
+  unsigned finished[8];   // blocks of each kernel
+  int shift;              // of a rank above lo, to its bin of the list
 };
 
 struct Tally {  // of a chunk
@@ -89,7 +86,6 @@ struct Ranking {  // everything a kernel needs, in its arguments
   unsigned* digits;      // [kDigits][2][kDigitBins]
   unsigned* list_bins;   // [kListBins]
   Tally* tallies;        // [chunks]
-  int* quotas;           // [chunks]
   Entry<Rank>* list;
   Entry<Rank>* close;
   int64_t room, close_room;
@@ -128,31 +124,48 @@ struct Found {
   long long above;  // what the bins above hold
 };
 
-// The bin with the want-th from the top, 1 being the first. The whole block calls it, kBins a multiple of its size.
-template <int kBins, class Count>
-__device__ Found from_top(const Count& count, long long want) {
+// The bins with the want[w]-th from the top, 1 being the first, among counts of which each thread holds kEach neighbours:
+// thread t those from (threads - 1 - t) * kEach on. The whole block calls it.
+template <int kEach, int kWants, class Count>
+__device__ void from_top(const Count (&counts)[kWants][kEach], const long long (&want)[kWants], Found (&found)[kWants]) {
   __shared__ long long scratch[32];
-  __shared__ Found found;
-  const int each = kBins / static_cast<int>(blockDim.x);
-  const int top = kBins - 1 - static_cast<int>(threadIdx.x) * each;  // this thread's bins, downwards
-  long long sum = 0;
-  for (int j = 0; j < each; ++j) sum += count(top - j);
-  if (threadIdx.x == 0) found = {-1, 0};
-  long long total, above = block_before(sum, scratch, total);  // waits for the line before
-  if (want >= 1 && above < want && want <= above + sum) {
-    for (int j = 0; j < each; ++j) {
-      const long long here = count(top - j);
-      if (above + here >= want) {
-        found = {top - j, above};
-        break;
+  __shared__ Found shared[kWants];
+  const int first = (static_cast<int>(blockDim.x) - 1 - static_cast<int>(threadIdx.x)) * kEach;
+  if (threadIdx.x < kWants) shared[threadIdx.x] = {-1, 0};
+#pragma unroll
+  for (int w = 0; w < kWants; ++w) {
+    long long sum = 0;
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) sum += static_cast<long long>(counts[w][j]);
+    long long total, above = block_before(sum, scratch, total);  // waits for the line before
+    if (want[w] >= 1 && above < want[w] && want[w] <= above + sum) {
+#pragma unroll
+      for (int j = kEach - 1; j >= 0; --j) {
+        const long long here = static_cast<long long>(counts[w][j]);
+        if (above < want[w] && above + here >= want[w]) shared[w] = {first + j, above};
+        above += here;
       }
-      above += here;
     }
   }
   __syncthreads();
-  const Found result = found;
+#pragma unroll
+  for (int w = 0; w < kWants; ++w) found[w] = shared[w];
   __syncthreads();
-  return result;
+}
+
+// Reads kEach neighbouring bins, where they may have been written by other blocks of this kernel.
+template <int kEach>
+__device__ void read_bins(const unsigned* bins, unsigned (&counts)[kEach]) {
+  const int first = (static_cast<int>(blockDim.x) - 1 - static_cast<int>(threadIdx.x)) * kEach;
+  static_assert(kEach % 4 == 0);
+#pragma unroll
+  for (int j = 0; j < kEach; j += 4) {
+    const uint4 four = __ldcg(reinterpret_cast<const uint4*>(bins + first + j));
+    counts[j] = four.x;
+    counts[j + 1] = four.y;
+    counts[j + 2] = four.z;
+    counts[j + 3] = four.w;
+  }
 }
 
 // Whether this block is the last of the grid to come here; what the others wrote before is then seen. All threads call it.

@@ -26,18 +26,26 @@ constexpr Rank kDead = Numbers<Rank>::kMin;  // what is not alive; NaN ranks one
 template <class Rank>
 constexpr Rank kNan = Numbers<Rank>::kMin + 1;
 
-// A tensor in its ranking. `place` counts elements in memory, `index` in row-major order. They differ where every slice of
-// the first dimension is stored transposed, [b][a] for [a][b], as channels_last convolutions are; slices lie in order.
-struct Row {
+struct Span {  // neighbouring elements
   const char* x;
   const char* alive;  // null: all are
   char* mask;
+  ScalarType type;
+  bool vector;  // addresses of every fourth element are aligned for four
+
+  __device__ Span from(int64_t place) const {
+    const int size = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
+    return {x + place * size, alive == nullptr ? nullptr : alive + place, mask + place, type, vector};
+  }
+};
+
+// A tensor in its ranking. `place` counts elements in memory, `index` in row-major order. They differ where every slice of
+// the first dimension is stored transposed, [b][a] for [a][b], as channels_last convolutions are; slices lie in order.
+struct Row : Span {
   int64_t n;
   int64_t start;  // index of its first element in the ranking
   int chunk;      // elements that a block takes; whole slices
   int a, b;       // of a transposed slice; b = 1: place = index
-  ScalarType type;
-  bool vector;    // addresses of every fourth place are aligned for four elements
 
   __device__ int64_t place_of(int64_t index) const {
     if (b == 1) return index;
@@ -95,7 +103,7 @@ __device__ Rank rank_from_sixteen(uint32_t bits, ScalarType type, bool magnitude
 }
 
 template <class Rank>
-__device__ Rank rank_at(const Row& row, int64_t place, bool magnitude) {
+__device__ Rank rank_at(const Span& row, int64_t place, bool magnitude) {
   if (row.alive != nullptr && row.alive[place] == 0) return kDead<Rank>;
   if (row.type == ScalarType::Float) return rank_from_float<Rank>(reinterpret_cast<const uint32_t*>(row.x)[place], magnitude);
   if (row.type != ScalarType::Double)
@@ -110,7 +118,7 @@ struct Four {
   uint4 words[sizeof(Rank) / 4];
   uint32_t alive;
 
-  __device__ void read(const Row& row, int64_t place) {  // row.vector, place % 4 = 0
+  __device__ void read(const Span& row, int64_t place) {  // row.vector, place % 4 = 0
     alive = row.alive == nullptr ? 0x01010101u : *reinterpret_cast<const uint32_t*>(row.alive + place);
     if (row.type == ScalarType::Float) {
       words[0] = *reinterpret_cast<const uint4*>(row.x + 4 * place);

@@ -9,8 +9,56 @@
 namespace prune {
 namespace {
 
-constexpr int kSettlers = 512;  // threads of a block
-constexpr int kCompared = 1024; // so many close entries are compared each with each
+constexpr int kSettlers = 512;   // threads of a block
+template <class Rank>
+constexpr int kCompared = 8192 / sizeof(Entry<Rank>);  // so many close entries are compared each with each
+
+// kDone: the masks stand. kListed: those of the list that rank high enough are still to be kept. kThreshold: what equals
+// the threshold is still to be handed out. kMissed: the bracket does not hold the threshold.
+enum Mode : int { kDone, kListed, kThreshold, kMissed };
+
+template <class Rank>
+struct Decision {
+  Mode mode;
+  int bin;               // kListed: the list's with the threshold; -1: all of the list stays
+  long long close_keep;  // kListed: so many of that bin's
+  Rank threshold;        // kThreshold
+  long long quota;       // kThreshold: so many of what equals it, the first ones
+  bool low;              // kThreshold: it is lo, else hi
+};
+
+// Where the threshold lies, from the counts of the whole pass. Every block decides for itself.
+template <class Rank>
+__device__ Decision<Rank> decide(const Ranking<Rank>& k) {
+  const State<Rank>& s = *k.state;
+  const long long above = static_cast<long long>(s.above), at_hi = static_cast<long long>(s.at_hi);
+  const long long at_lo = static_cast<long long>(s.at_lo), inside = static_cast<long long>(s.inside);
+  const long long rest = k.keep - above - at_hi;  // to be found below hi
+  const bool has_list = inside <= k.room, at_end = s.lo == kDead<Rank>;
+  Decision<Rank> d{kMissed, -1, 0, s.hi, 0, false};
+  if (rest <= 0 && k.keep >= above) {
+    d.mode = rest == 0 ? kDone : kThreshold;
+    d.quota = k.keep - above;
+  } else if (rest > 0 && rest < inside && has_list) {
+    constexpr int kEach = kListBins / kSettlers;
+    unsigned counts[1][kEach];
+    read_bins(k.list_bins, counts[0]);
+    const long long want[1] = {rest};
+    Found found[1];
+    from_top(counts, want, found);
+    d.mode = kListed;
+    d.bin = found[0].bin;
+    d.close_keep = rest - found[0].above;
+  } else if (rest > 0 && has_list && (rest == inside || (at_end && rest > inside))) {
+    d.mode = inside == 0 ? kDone : kListed;
+  } else if (rest >= inside && (at_end || rest <= inside + at_lo)) {
+    d.mode = kThreshold;
+    d.threshold = s.lo;
+    d.quota = at_end ? 0 : rest - inside;
+    d.low = true;
+  }
+  return d;
+}
 
 // Keeps the entries of the lanes that say so. All lanes of the warp call it.
 template <class Rank>
@@ -34,148 +82,189 @@ __device__ int list_bin(const State<Rank>& s, const Entry<Rank>& entry) {
 
 // Of the list, what lies above the threshold's bin stays, and what lies in it is gathered.
 template <class Rank>
-__device__ void settle_listed(const Ranking<Rank>& k) {
+__device__ void settle_listed(const Ranking<Rank>& k, const Decision<Rank>& d) {
   State<Rank>& s = *k.state;
   const int64_t n = static_cast<int64_t>(s.inside);
   for (int64_t base = blockIdx.x * int64_t{kSettlers}; base < n; base += gridDim.x * int64_t{kSettlers}) {
     const int64_t i = base + threadIdx.x;
     const Entry<Rank> entry = i < n ? k.list[i] : Entry<Rank>{};
     const int bin = i < n ? list_bin(s, entry) : -1;
-    keep_entry(k, entry, i < n && bin > s.bin);
-    const unsigned close = __ballot_sync(0xffffffffu, i < n && bin == s.bin), lane = threadIdx.x % 32;
+    keep_entry(k, entry, i < n && bin > d.bin);
+    const unsigned close = __ballot_sync(0xffffffffu, i < n && bin == d.bin), lane = threadIdx.x % 32;
     unsigned long long slot = 0;
     if (lane == 0 && close != 0) slot = atomicAdd(&s.close, static_cast<unsigned long long>(__popc(close)));
     slot = __shfl_sync(0xffffffffu, slot, 0) + __popc(close & ((1u << lane) - 1));
-    if (close >> lane & 1 && slot < static_cast<unsigned long long>(k.close_room)) k.close[slot] = entry;
+    if ((close >> lane & 1) != 0 && slot < static_cast<unsigned long long>(k.close_room)) k.close[slot] = entry;
   }
 }
 
-// Of n entries those in the threshold's bin, all or among others: the `keep` largest of them stay. One block.
+// Few entries, compared each with each: the `keep` largest stay. One block.
 template <class Rank>
-__device__ void settle_close(const Ranking<Rank>& k, const Entry<Rank>* entries, int64_t n, bool all, long long keep) {
-  const State<Rank>& s = *k.state;
-  if (all && n <= kCompared) {
-    __shared__ Entry<Rank> shared[kCompared];
-    for (int i = threadIdx.x; i < n; i += kSettlers) shared[i] = entries[i];
-    __syncthreads();
-    for (int base = 0; base < n; base += kSettlers) {
-      const int i = base + static_cast<int>(threadIdx.x);
-      long long larger = 0;
-      if (i < n)
-        for (int j = 0; j < n; ++j) larger += shared[j] > shared[i];
-      keep_entry(k, i < n ? shared[i] : Entry<Rank>{}, i < n && larger < keep);
+__device__ void settle_few(const Ranking<Rank>& k, int n, long long keep) {
+  __shared__ Entry<Rank> entries[kCompared<Rank>];
+  for (int i = threadIdx.x; i < n; i += kSettlers) entries[i] = k.close[i];
+  __syncthreads();
+  for (int base = 0; base < n; base += kSettlers) {
+    const int i = base + static_cast<int>(threadIdx.x);
+    long long larger = 0;
+    if (i < n)
+      for (int j = 0; j < n; ++j) larger += entries[j] > entries[i];
+    keep_entry(k, i < n ? entries[i] : Entry<Rank>{}, i < n && larger < keep);
+  }
+}
+
+// Of the entries that `belongs` to, the `keep` largest stay, found digit by digit below what all have in common. One block.
+template <class Rank, class Belongs>
+__device__ void settle_close(const Ranking<Rank>& k, const Entry<Rank>* entries, int64_t n, long long keep, const Belongs& belongs) {
+  constexpr int kTurns = 4;
+  __shared__ unsigned bins[kDigitBins];
+  __shared__ uint64_t scratch[32];
+  uint64_t chosen[Entry<Rank>::kWords] = {};
+  // calls body(entry, whether it belongs and equals `chosen` in the words before w); all lanes, several reads on their way
+  const auto each = [&](int w, const auto& body) {
+    for (int64_t base = 0; base < n; base += kTurns * kSettlers) {
+      Entry<Rank> some[kTurns];
+#pragma unroll
+      for (int j = 0; j < kTurns; ++j) {
+        const int64_t i = base + j * kSettlers + threadIdx.x;
+        some[j] = i < n ? entries[i] : Entry<Rank>{};
+      }
+#pragma unroll
+      for (int j = 0; j < kTurns; ++j) {
+        bool here = base + j * kSettlers + threadIdx.x < n && belongs(some[j]);
+        for (int v = 0; v < w; ++v) here = here && some[j].word(v) == chosen[v];
+        body(some[j], here);
+      }
     }
-    return;
-  }
-  __shared__ unsigned bins[kSettlers];  // 256 are used: one look for a place serves any power of two
-  __shared__ int chosen[Entry<Rank>::kBytes];
-  for (int d = 0; d < Entry<Rank>::kBytes; ++d) {
-    bins[threadIdx.x] = 0;
-    __syncthreads();
-    for (int64_t base = 0; base < n; base += kSettlers) {
-      const int64_t i = base + threadIdx.x;
-      const Entry<Rank> entry = i < n ? entries[i] : Entry<Rank>{};
-      bool same = i < n && (all || list_bin(s, entry) == s.bin);
-      for (int e = 0; e < d; ++e) same = same && entry.byte(e) == chosen[e];
-      count_in(bins, entry.byte(d), same);
+  };
+  for (int w = 0; w < Entry<Rank>::kWords; ++w) {
+    uint64_t ones = 0, zeros = 0;
+    each(w, [&](const Entry<Rank>& entry, bool here) {
+      ones |= here ? entry.word(w) : 0;
+      zeros |= here ? ~entry.word(w) : 0;
+    });
+    ones = block_or(ones, scratch);
+    zeros = block_or(zeros, scratch);
+    int left = (ones & zeros) == 0 ? 0 : 64 - __clzll(static_cast<long long>(ones & zeros));  // bits that are still open
+    chosen[w] = left == 64 ? 0 : ones >> left << left;
+    while (left > 0) {
+      const int shift = max(left - kDigitBits, 0), before = left;
+      for (int b = threadIdx.x; b < kDigitBins; b += kSettlers) bins[b] = 0;
+      __syncthreads();
+      each(w, [&](const Entry<Rank>& entry, bool here) {
+        const bool same = here && (before == 64 || entry.word(w) >> before == chosen[w] >> before);
+        count_in(bins, static_cast<int>(entry.word(w) >> shift) & ((1 << (before - shift)) - 1), same);
+      });
+      __syncthreads();
+      constexpr int kEach = kDigitBins / kSettlers;
+      unsigned counts[1][kEach];
+      for (int j = 0; j < kEach; ++j) counts[0][j] = bins[(kSettlers - 1 - static_cast<int>(threadIdx.x)) * kEach + j];
+      const long long want[1] = {keep};
+      Found found[1];
+      from_top(counts, want, found);
+      keep -= found[0].above;
+      chosen[w] |= static_cast<uint64_t>(found[0].bin) << shift;
+      left = shift;
     }
-    __syncthreads();
-    const Found found = from_top<kSettlers>([&](int b) { return static_cast<long long>(bins[b]); }, keep);
-    keep -= found.above;
-    if (threadIdx.x == 0) chosen[d] = found.bin;
-    __syncthreads();
   }
-  for (int64_t base = 0; base < n; base += kSettlers) {
-    const int64_t i = base + threadIdx.x;
-    const Entry<Rank> entry = i < n ? entries[i] : Entry<Rank>{};
-    int order = 0;
-    for (int d = 0; d < Entry<Rank>::kBytes && order == 0; ++d) order = entry.byte(d) - chosen[d];
-    keep_entry(k, entry, i < n && (all || list_bin(s, entry) == s.bin) && order >= 0);
-  }
+  each(0, [&](const Entry<Rank>& entry, bool here) {
+    bool keeps = true;  // chosen, or larger in the first word that differs
+    for (int w = Entry<Rank>::kWords - 1; w >= 0; --w)
+      keeps = entry.word(w) != chosen[w] ? entry.word(w) > chosen[w] : keeps;
+    keep_entry(k, entry, here && keeps);
+  });
 }
 
 // Writes the mask of the chunk c: what ranks above the threshold, and the first `quota` that equal it.
 template <class Rank>
-__device__ void settle_ties(const Ranking<Rank>& k, int64_t c) {
-  const State<Rank>& s = *k.state;
+__device__ void settle_ties(const Ranking<Rank>& k, const Decision<Rank>& d, int64_t c, int quota) {
   const Tally tally = k.tallies[c];
-  const int ties = s.at_low_end ? tally.at_lo : tally.at_hi;
-  int quota = k.quotas[c];
-  if (!s.at_low_end && quota == ties) return;  // the mask holds them all already
-  const Chunk chunk = k.chunk[c];
-  const Row row = k.rows[chunk.row];
-  const int64_t begin = chunk.number * int64_t{row.chunk};
-  const int n = static_cast<int>(min(int64_t{row.chunk}, row.n - begin));
-  const Rank threshold = s.threshold;
+  const int ties = d.low ? tally.at_lo : tally.at_hi;
+  if (!d.low && quota == ties) return;  // the mask holds them all already
+  const Work work = Work::at(k, c);
+  const int n = work.n;
+  const Rank threshold = d.threshold;
   __shared__ int scratch[32];
   int kept = 0;
   if (quota == 0 || quota == ties) {  // no order to keep: above the threshold, with all of its ties or none
     const Rank at_least = quota == 0 ? threshold + 1 : threshold;
+#pragma unroll 2
     for (int at = 4 * static_cast<int>(threadIdx.x); at < n; at += 4 * kSettlers) {
       Rank ranks[4];
-      const bool whole = row.vector && at + 4 <= n;
+      const bool whole = work.whole(at);
       if (whole) {
         Four<Rank> four;
-        four.read(row, begin + at);
-        four.ranks(row.type, k.magnitude, ranks);
+        four.read(work, at);
+        four.ranks(work.type, k.magnitude, ranks);
       }
       uint32_t bytes = 0;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (!whole) ranks[j] = at + j < n ? rank_at<Rank>(row, begin + at + j, k.magnitude) : kDead<Rank>;
+        if (!whole) ranks[j] = at + j < n ? rank_at<Rank>(work, at + j, k.magnitude) : kDead<Rank>;
         const bool keeps = ranks[j] >= at_least && ranks[j] != kDead<Rank>;
         bytes |= static_cast<uint32_t>(keeps) << 8 * j;
         kept += keeps;
       }
       if (whole) {
-        *reinterpret_cast<uint32_t*>(row.mask + begin + at) = bytes;
+        *reinterpret_cast<uint32_t*>(work.mask + at) = bytes;
       } else {
-        for (int j = 0; j < 4 && at + j < n; ++j) row.mask[begin + at + j] = static_cast<char>(bytes >> 8 * j & 1);
+        for (int j = 0; j < 4 && at + j < n; ++j) work.mask[at + j] = static_cast<char>(bytes >> 8 * j & 1);
       }
     }
   } else {
+    const Row& row = k.rows[work.number];
     for (int base = 0; base < n; base += kSettlers) {
-      const int at = base + static_cast<int>(threadIdx.x);
-      const int64_t place = at < n ? row.place_of(begin + at) : 0;
-      const Rank rank = at < n ? rank_at<Rank>(row, place, k.magnitude) : kDead<Rank>;
-      const int tie = at < n && rank == threshold;
+      const int index = base + static_cast<int>(threadIdx.x);
+      const int at = index < n ? static_cast<int>(row.place_of(work.begin + index) - work.begin) : 0;
+      const Rank rank = index < n ? rank_at<Rank>(work, at, k.magnitude) : kDead<Rank>;
+      const int tie = index < n && rank == threshold;
       int total;
       const int before = block_before(tie, scratch, total);
-      const bool keeps = at < n && (rank > threshold || (tie && before < quota));
+      const bool keeps = index < n && (rank > threshold || (tie && before < quota));
       quota -= min(quota, total);
-      if (at < n) row.mask[place] = keeps;
+      if (index < n) work.mask[at] = keeps;
       kept += keeps;
     }
   }
   kept = block_sum(kept, scratch);
   const int counted = tally.above + tally.at_hi;
   if (threadIdx.x == 0 && kept != counted)
-    atomicAdd(k.counts + chunk.row, static_cast<unsigned long long>(static_cast<long long>(kept - counted)));
+    atomicAdd(k.counts + work.number, static_cast<unsigned long long>(static_cast<long long>(kept - counted)));
 }
 
 template <class Rank>
 __global__ void __launch_bounds__(kSettlers) settle_kernel(const Ranking<Rank> k) {
+  after_the_kernel_before();
   State<Rank>& s = *k.state;
-  const int mode = s.mode;
-  if (mode == kDone) return;
-  if (mode == kThreshold) {
-    for (int64_t c = blockIdx.x; c < k.chunks; c += gridDim.x) settle_ties(k, c);
+  const Decision<Rank> d = decide(k);
+  if (d.mode == kDone) return;
+  if (d.mode == kThreshold) {  // neighbouring chunks, so that one sum over what lies before them says what is left for them
+    const int64_t each = (k.chunks + gridDim.x - 1) / gridDim.x, begin = min(blockIdx.x * each, k.chunks), end = min(begin + each, k.chunks);
+    __shared__ long long scratch[32];
+    long long before = 0;
+    for (int64_t c = threadIdx.x; c < begin; c += kSettlers) before += d.low ? k.tallies[c].at_lo : k.tallies[c].at_hi;
+    long long left = d.quota - block_sum(before, scratch);
+    for (int64_t c = begin; c < end; ++c) {
+      const int ties = d.low ? k.tallies[c].at_lo : k.tallies[c].at_hi;
+      settle_ties(k, d, c, static_cast<int>(max(0ll, min(static_cast<long long>(ties), left))));
+      left -= ties;
+    }
     return;
   }
-  if (mode == kListed) {
-    settle_listed(k);
-    if (s.bin < 0) return;
+  if (d.mode == kListed) settle_listed(k, d);
+  if (d.mode == kListed && d.bin < 0) return;
+  if (!last_block(s.finished + kDigits<Rank>)) return;
+  if (d.mode == kMissed) {
+    select_alone<Rank, kSettlers>(k.rows, 0, k.count, k.keep, k.magnitude, k.counts);
+    return;
   }
-  if (!last_block(s.finished + kDigits<Rank> + 1)) return;
-  if (mode == kMissed) {
-    select_alone<Rank>(k.rows, 0, k.count, k.keep, k.magnitude, k.counts);
-  } else {
-    const int64_t close = static_cast<int64_t>(__ldcg(&s.close));
-    if (close <= k.close_room)
-      settle_close(k, k.close, close, true, s.close_keep);
-    else
-      settle_close(k, k.list, static_cast<int64_t>(s.inside), false, s.close_keep);
-  }
+  const int64_t close = static_cast<int64_t>(__ldcg(&s.close));
+  if (close <= min(static_cast<int64_t>(kCompared<Rank>), k.close_room))
+    settle_few(k, static_cast<int>(close), d.close_keep);
+  else if (close <= k.close_room)
+    settle_close(k, k.close, close, d.close_keep, [](const Entry<Rank>&) { return true; });
+  else
+    settle_close(k, k.list, static_cast<int64_t>(s.inside), d.close_keep, [&](const Entry<Rank>& entry) { return list_bin(s, entry) == d.bin; });
 }
 
 }  // namespace
