@@ -117,18 +117,8 @@ def test_an_install_where_the_compiler_fails_works_and_shows_its_first_error(
         zipfile.ZipFile(path).extractall(tmp_path / "site")
         site = tmp_path / "site"
     else:
-        site = copy
-        command = [
-            *PIP,
-            "install",
-            "--no-deps",
-            "--no-build-isolation",
-            "-v",
-            "--prefix",
-            str(tmp_path / "to"),
-            "-e",
-            ".",
-        ]
+        site = copy  # what pip calls for an editable install, which itself would replace the one in use
+        command = [sys.executable, "-c", f"from setuptools import build_meta as b; b.build_editable({str(tmp_path)!r})"]
         told = run(command, copy, PRUNE_BUILD="auto", **environment)
     reason = (
         "CPU kernels: the compiler failed: x.cpp:1:1: error: no such luck"
