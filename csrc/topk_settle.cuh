@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kSettlers = 512;   // threads of a block
 template <class Rank>
-constexpr int kCompared = 8192 / sizeof(Entry<Rank>);  // so many close entries are compared each with each
+constexpr int kCompared = 4096 / sizeof(Entry<Rank>);  // so many close entries are compared each with each
 
 // kDone: the masks stand. kListed: those of the list that rank high enough are still to be kept. kThreshold: what equals
 // the threshold is still to be handed out. kMissed: the bracket does not hold the threshold.
@@ -132,11 +132,13 @@ __device__ void settle_close(const Ranking<Rank>& k, const Entry<Rank>* entries,
 #pragma unroll
       for (int j = 0; j < kTurns; ++j) {
         bool here = base + j * kSettlers + threadIdx.x < n && belongs(some[j]);
-        for (int v = 0; v < w; ++v) here = here && some[j].word(v) == chosen[v];
+#pragma unroll
+        for (int v = 0; v < Entry<Rank>::kWords - 1; ++v) here = here && (v >= w || some[j].word(v) == chosen[v]);
         body(some[j], here);
       }
     }
   };
+#pragma unroll
   for (int w = 0; w < Entry<Rank>::kWords; ++w) {
     uint64_t ones = 0, zeros = 0;
     each(w, [&](const Entry<Rank>& entry, bool here) {
@@ -169,6 +171,7 @@ __device__ void settle_close(const Ranking<Rank>& k, const Entry<Rank>* entries,
   }
   each(0, [&](const Entry<Rank>& entry, bool here) {
     bool keeps = true;  // chosen, or larger in the first word that differs
+#pragma unroll
     for (int w = Entry<Rank>::kWords - 1; w >= 0; --w)
       keeps = entry.word(w) != chosen[w] ? entry.word(w) > chosen[w] : keeps;
     keep_entry(k, entry, here && keeps);
@@ -233,7 +236,7 @@ __device__ void settle_ties(const Ranking<Rank>& k, const Decision<Rank>& d, int
 }
 
 template <class Rank>
-__global__ void __launch_bounds__(kSettlers) settle_kernel(const Ranking<Rank> k) {
+__global__ void __launch_bounds__(kSettlers, 1) settle_kernel(const Ranking<Rank> k) {
   after_the_kernel_before();
   State<Rank>& s = *k.state;
   const Decision<Rank> d = decide(k);
