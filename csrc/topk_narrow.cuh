@@ -34,50 +34,6 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const __grid_constant
   for (int64_t i = blockIdx.x * int64_t{kThreads} + threadIdx.x; i < words; i += gridDim.x * int64_t{kThreads}) cleared[i] = {};
 }
 
-// What the last block does with a digit's counts: both ends move into one bin each.
-template <class Rank>
-__device__ void narrow(const Ranking<Rank>& k, int d) {
-  State<Rank>& s = *k.state;
-  const unsigned* bins = k.digits + 2 * d * kDigitBins;
-  long long want[2];
-  if (d == 0) {
-    const double share = static_cast<double>(k.keep) / static_cast<double>(k.total);
-    const double sampled = k.runs == 0 ? static_cast<double>(k.total) : static_cast<double>(__ldcg(&s.sampled));
-    // seven standard deviations of independent samples, because neighbouring weights are alike
-    const long long width = k.runs == 0 ? 0 : static_cast<long long>(7.0 * sqrt(sampled * share * (1.0 - share))) + 8;
-    const long long middle = k.runs == 0 ? k.keep : static_cast<long long>(share * sampled);
-    want[0] = max(middle - width, 0ll);
-    want[1] = middle + width;
-  } else {
-    want[0] = s.want[0];
-    want[1] = s.want[1];
-  }
-  constexpr int kEach = kDigitBins / kThreads;
-  unsigned counts[2][kEach];
-  read_bins(bins, counts[0]);
-  read_bins(bins + (d == 0 ? 0 : kDigitBins), counts[1]);
-  Found found[2];
-  from_top(counts, want, found);
-  if (threadIdx.x != 0) return;
-  for (int end = 0; end < 2; ++end) {
-    // above the sample's top there is no end but infinity, below its bottom none but what is dead
-    if (d == 0 && found[end].bin < 0) s.want[end] = want[end] < 1 ? 0 : -1;
-    if (found[end].bin < 0) continue;
-    s.want[end] = want[end] - found[end].above;
-    s.leading[end] = s.leading[end] << digit_width<Rank>(d) | static_cast<Bits<Rank>>(found[end].bin);
-  }
-  if (d + 1 < kDigits<Rank>) return;
-  Rank hi = s.want[0] == 0 ? Numbers<Rank>::kMax : s.want[0] < 0 ? kNan<Rank> : unbiased<Rank>(s.leading[0]);
-  Rank lo = s.want[1] <= 0 ? kDead<Rank> : unbiased<Rank>(s.leading[1]);
-  if (lo >= hi) lo = hi - 1;
-  s.hi = hi;
-  s.lo = lo;
-  const Bits<Rank> span = biased(hi) - biased(lo);
-  int shift = 0;
-  while (span >> shift >= kListBins) ++shift;
-  s.shift = shift;
-}
-
 __device__ inline void add_bins(const unsigned* from, unsigned* to) {
   for (int b = threadIdx.x; b < kDigitBins; b += kThreads)
     if (from[b] != 0) atomicAdd(to + b, from[b]);
@@ -103,8 +59,8 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k)
   __shared__ unsigned bins[kDigitBins];
   __shared__ int64_t starts[kSearched];
   __shared__ int scratch[32];
-  after_the_kernel_before();
   for (int b = threadIdx.x; b < kDigitBins; b += kThreads) bins[b] = 0;
+  after_the_kernel_before();
   if (k.runs != 0)
     for (int r = threadIdx.x; r < min(k.count, kSearched); r += kThreads) starts[r] = k.rows[r].start;
   __syncthreads();
@@ -158,37 +114,38 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k)
   add_bins(bins, k.digits);
   sampled = block_sum(sampled, scratch);
   if (threadIdx.x == 0 && sampled != 0) atomicAdd(&k.state->sampled, static_cast<unsigned long long>(sampled));
-  if (last_block(k.state->finished)) narrow(k, 0);
 }
 
-constexpr int kSampleTurns = 4;
+constexpr int kSampleTurns = 16;  // elements of the sample that a thread reads, four at a time
 
 // Counts the digit d of those of the sample that share the leading digits of the bracket's ends.
 template <class Rank>
 __global__ void __launch_bounds__(kThreads) narrow_kernel(const Ranking<Rank> k, int d) {
   __shared__ unsigned bins[2 * kDigitBins];
-  after_the_kernel_before();
   for (int b = threadIdx.x; b < 2 * kDigitBins; b += kThreads) bins[b] = 0;
+  after_the_kernel_before();
+  const Ends<Rank> ends = ends_after(k, d);
   const int before = digit_shift<Rank>(d - 1);
-  const Bits<Rank> top = k.state->leading[0], bottom = k.state->leading[1];
-  const bool has_top = k.state->want[0] > 0, has_bottom = k.state->want[1] > 0;
-  __syncthreads();
-  const int64_t begin = blockIdx.x * int64_t{kSampleTurns * kThreads} + threadIdx.x;
-  Bits<Rank> ranks[kSampleTurns];
+  const int64_t begin = blockIdx.x * int64_t{kSampleTurns * kThreads};
+  for (int turn = 0; turn < kSampleTurns && begin + turn * kThreads < k.sample_size; turn += 4) {
+    Bits<Rank> ranks[4];
 #pragma unroll
-  for (int j = 0; j < kSampleTurns; ++j) ranks[j] = begin + j * kThreads < k.sample_size ? k.sample[begin + j * kThreads] : 0;
+    for (int j = 0; j < 4; ++j) {
+      const int64_t i = begin + (turn + j) * kThreads + threadIdx.x;
+      ranks[j] = i < k.sample_size ? k.sample[i] : 0;
+    }
 #pragma unroll
-  for (int j = 0; j < kSampleTurns; ++j) {
-    const Bits<Rank> leading = ranks[j] >> before;
-    const int digit = digit_of<Rank>(ranks[j], d);
-    count_in(bins, digit, has_top && ranks[j] != 0 && leading == top);
-    count_in(bins + kDigitBins, digit, has_bottom && ranks[j] != 0 && leading == bottom);
+    for (int j = 0; j < 4; ++j) {
+      const Bits<Rank> leading = ranks[j] >> before;
+      const int digit = digit_of<Rank>(ranks[j], d);
+      count_in(bins, digit, ends.want[0] > 0 && ranks[j] != 0 && leading == ends.leading[0]);
+      count_in(bins + kDigitBins, digit, ends.want[1] > 0 && ranks[j] != 0 && leading == ends.leading[1]);
+    }
   }
   __syncthreads();
   unsigned* to = k.digits + 2 * d * kDigitBins;
   add_bins(bins, to);
   add_bins(bins + kDigitBins, to + kDigitBins);
-  if (last_block(k.state->finished + d)) narrow(k, d);
 }
 
 }  // namespace

@@ -56,13 +56,18 @@ struct Entry<int64_t> {
 };
 
 template <class Rank>
+struct Ends {             // of the bracket, as far as they are known: [0] above the threshold, [1] below
+  long long want[2];      // their places from the top among what has their leading digits; 0: infinity, -1: what is dead
+  Bits<Rank> leading[2];  // their digits so far
+};
+
+template <class Rank>
 struct State {  // of one ranking, in device memory, zero at first
   unsigned long long above, at_hi, at_lo, inside, close, sampled;
-  long long want[2];      // the bracket's ends as places from the top among what has their leading digits; 0 and -1: none
-  Bits<Rank> leading[2];  // their digits so far
+  Ends<Rank> ends[kDigits<Rank>];  // after so many digits
   Rank lo, hi;
-  unsigned finished[8];   // blocks of each kernel
-  int shift;              // of a rank above lo, to its bin of the list
+  unsigned finished;               // blocks of the last kernel
+  int shift;                       // of a rank above lo, to its bin of the list
 };
 
 struct Tally {  // of a chunk
@@ -153,19 +158,55 @@ __device__ void from_top(const Count (&counts)[kWants][kEach], const long long (
   __syncthreads();
 }
 
-// Reads kEach neighbouring bins, where they may have been written by other blocks of this kernel.
+// Reads kEach neighbouring bins.
 template <int kEach>
 __device__ void read_bins(const unsigned* bins, unsigned (&counts)[kEach]) {
   const int first = (static_cast<int>(blockDim.x) - 1 - static_cast<int>(threadIdx.x)) * kEach;
   static_assert(kEach % 4 == 0);
 #pragma unroll
   for (int j = 0; j < kEach; j += 4) {
-    const uint4 four = __ldcg(reinterpret_cast<const uint4*>(bins + first + j));
+    const uint4 four = *reinterpret_cast<const uint4*>(bins + first + j);
     counts[j] = four.x;
     counts[j + 1] = four.y;
     counts[j + 2] = four.z;
     counts[j + 3] = four.w;
   }
+}
+
+// The ends after d digits, from the counts of the last of them. Every block calls it at its start, for itself: that takes
+// less time than one block that waits for all others and is waited for by all others.
+template <class Rank>
+__device__ Ends<Rank> ends_after(const Ranking<Rank>& k, int d) {
+  Ends<Rank> ends{};
+  if (d == 1) {
+    const double share = static_cast<double>(k.keep) / static_cast<double>(k.total);
+    const double sampled = k.runs == 0 ? static_cast<double>(k.total) : static_cast<double>(k.state->sampled);
+    // seven standard deviations of independent samples, because neighbouring weights are alike
+    const long long width = k.runs == 0 ? 0 : static_cast<long long>(7.0 * sqrt(sampled * share * (1.0 - share))) + 8;
+    const long long middle = k.runs == 0 ? k.keep : static_cast<long long>(share * sampled);
+    ends.want[0] = max(middle - width, 0ll);
+    ends.want[1] = middle + width;
+  } else {
+    ends = k.state->ends[d - 1];
+  }
+  constexpr int kEach = kDigitBins / kThreads;
+  const unsigned* bins = k.digits + 2 * (d - 1) * kDigitBins;
+  unsigned counts[2][kEach];
+  read_bins(bins, counts[0]);
+  read_bins(bins + (d == 1 ? 0 : kDigitBins), counts[1]);
+  Found found[2];
+  from_top(counts, ends.want, found);
+#pragma unroll
+  for (int end = 0; end < 2; ++end) {
+    if (found[end].bin >= 0) {
+      ends.want[end] -= found[end].above;
+      ends.leading[end] = ends.leading[end] << digit_width<Rank>(d - 1) | static_cast<Bits<Rank>>(found[end].bin);
+    } else if (d == 1) {  // above the sample's top there is no end but infinity, below its bottom none but what is dead
+      ends.want[end] = ends.want[end] < 1 ? 0 : -1;
+    }
+  }
+  if (d < kDigits<Rank> && blockIdx.x == 0 && threadIdx.x == 0) k.state->ends[d] = ends;
+  return ends;
 }
 
 // Whether this block is the last of the grid to come here; what the others wrote before is then seen. All threads call it.

@@ -256,7 +256,7 @@ __global__ void __launch_bounds__(kSettlers, 1) settle_kernel(const Ranking<Rank
   }
   if (d.mode == kListed) settle_listed(k, d);
   if (d.mode == kListed && d.bin < 0) return;
-  if (!last_block(s.finished + kDigits<Rank>)) return;
+  if (!last_block(&s.finished)) return;
   if (d.mode == kMissed) {
     select_alone<Rank, kSettlers>(k.rows, 0, k.count, k.keep, k.magnitude, k.counts);
     return;
