@@ -150,6 +150,9 @@ __device__ inline void after_the_kernel_before() {
 
 template <class T>
 __device__ T warp_sum(T value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  if constexpr (sizeof(T) == 4) return static_cast<T>(__reduce_add_sync(0xffffffffu, static_cast<unsigned>(value)));
+#endif
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
   return value;
 }

@@ -10,7 +10,7 @@ namespace prune {
 namespace {
 
 constexpr int kChunk = 8192, kSmallChunk = 2048;  // elements that a block classifies at a time; at most 32 a thread, one bit each
-constexpr int kClassifiers = 4;                   // blocks of a multiprocessor
+constexpr int kClassifiers = 3;                   // blocks of a multiprocessor
 template <class Rank>
 constexpr int kAhead = sizeof(Rank) == 4 ? 4 : 2;  // reads of four that are on their way at a time
 
@@ -26,6 +26,9 @@ struct Work : Span {  // a chunk
     return {row.from(begin), static_cast<int>(min(int64_t{row.chunk}, row.n - begin)), chunk.row, begin};
   }
   __device__ bool whole(int at) const { return vector && at + 4 <= n; }
+  __device__ bool plain() const {  // nothing but whole groups of floats, all alive
+    return type == ScalarType::Float && vector && alive == nullptr && n % (kAhead<int32_t> * kThreads * 4) == 0;
+  }
 };
 
 // What a thread copies to shared memory ahead of time: two groups of turns, of which it alone reads what it wrote.
@@ -36,6 +39,13 @@ struct Ring {
   // Starts the turns first to first + kAhead - 1 of the chunk: in each, thread t has the elements 4 t to 4 t + 3.
   __device__ void start(const Work& work, int first, int group) {
     const int size = work.type == ScalarType::Double ? 8 : work.type == ScalarType::Float ? 4 : 2;
+    if (size == 4 && work.vector && (first + kAhead<Rank>) * kThreads * 4 <= work.n) {
+      const char* from = work.x + 16 * (first * kThreads + static_cast<int>(threadIdx.x));
+#pragma unroll
+      for (int t = 0; t < kAhead<Rank>; ++t) __pipeline_memcpy_async(&words[group][t][0][threadIdx.x], from + 16 * t * kThreads, 16);
+      __pipeline_commit();
+      return;
+    }
 #pragma unroll
     for (int t = 0; t < kAhead<Rank>; ++t) {
       const int at = ((first + t) * kThreads + static_cast<int>(threadIdx.x)) * 4;
@@ -51,6 +61,36 @@ struct Ring {
     __pipeline_commit();
   }
 };
+
+struct Sums {  // over the block
+  int not_below, at_hi, at_lo, inside, before;  // before: what is inside of the threads before this one
+};
+
+__device__ inline Sums block_sums(int not_below, int at_hi, int at_lo, int inside, uint4* scratch) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const unsigned ends = warp_sum(static_cast<unsigned>(at_hi) << 16 | static_cast<unsigned>(at_lo));  // at most 1,024 each
+  not_below = warp_sum(not_below);
+  int to_here = inside;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(0xffffffffu, to_here, step);
+    if (lane >= step) to_here += other;
+  }
+  if (lane == 31) scratch[warp] = uint4{static_cast<unsigned>(not_below), ends, static_cast<unsigned>(to_here), 0};
+  __syncthreads();
+  Sums sums{0, 0, 0, 0, to_here - inside};
+#pragma unroll
+  for (int w = 0; w < kThreads / 32; ++w) {
+    const uint4 own = scratch[w];
+    if (w < warp) sums.before += static_cast<int>(own.z);
+    sums.not_below += static_cast<int>(own.x);
+    sums.at_hi += static_cast<int>(own.y >> 16);
+    sums.at_lo += static_cast<int>(own.y & 0xffff);
+    sums.inside += static_cast<int>(own.z);
+  }
+  __syncthreads();
+  return sums;
+}
 
 template <class Rank>
 struct Classes {  // of a thread's elements
@@ -78,13 +118,64 @@ struct Classes {  // of a thread's elements
     }
     return bytes;
   }
+
+  // Sorts what was only marked as near, and everything where a NaN was seen, which the signs of differences mistake.
+  __device__ void look_again(const Work& work, Rank lo, Rank hi, uint32_t near, bool nan) {
+    if (nan) {
+      near = 0;
+      not_below = 0;
+      for (int turn = 0; turn * kThreads * 4 < work.n; ++turn) {
+        const int at = (turn * kThreads + static_cast<int>(threadIdx.x)) * 4;
+        Rank ranks[4];
+        for (int j = 0; j < 4; ++j) ranks[j] = rank_at<Rank>(work, at + j, true);
+        *reinterpret_cast<uint32_t*>(work.mask + at) = take(ranks, lo, hi, turn);
+      }
+    }
+    for (; near != 0; near &= near - 1) {
+      const int bit = __ffs(static_cast<int>(near)) - 1, at = ((bit / 4) * kThreads + static_cast<int>(threadIdx.x)) * 4 + bit % 4;
+      const Rank rank = rank_at<Rank>(work, at, true);
+      if (rank == hi) {
+        ++not_below;
+        ++at_hi;
+        work.mask[at] = 1;
+      } else if (rank == lo) {
+        ++at_lo;
+      } else {
+        inside |= 1u << bit;
+      }
+    }
+  }
+};
+
+// The magnitudes of floats with few ties at the bracket's ends: what nearly all rankings are. Four at a time, by the signs
+// of differences, without a branch; what lies within the bracket, ends included, is only marked and looked at later.
+struct Plain {
+  int lo, hi;  // 0 <= lo < hi <= infinity
+
+  // Returns the four's masks, a byte each: larger than hi. `near` gets a bit for each that is within; `nan` is set by one.
+  __device__ uint32_t take(uint4 words, uint32_t& near, int turn, bool& nan) const {
+    constexpr int kSize = 0x7fffffff, kInfinity = 0x7f800000;
+    const int a = static_cast<int>(words.x) & kSize, b = static_cast<int>(words.y) & kSize;
+    const int c = static_cast<int>(words.z) & kSize, d = static_cast<int>(words.w) & kSize;
+    nan = nan || max(max(a, b), max(c, d)) > kInfinity;
+    const uint32_t above = signs(hi - a, hi - b, hi - c, hi - d), below = signs(a - lo, b - lo, c - lo, d - lo);
+    near |= ((~(above | below) & 0x80808080u) >> 7) * 0x01020408u >> 24 << 4 * turn;
+    return above >> 7 & 0x01010101u;
+  }
+
+ private:
+  // The leading bytes of the four, the sign on top of each.
+  __device__ static uint32_t signs(int a, int b, int c, int d) {
+    return __byte_perm(__byte_perm(static_cast<uint32_t>(a), static_cast<uint32_t>(b), 0x0073),
+                       __byte_perm(static_cast<uint32_t>(c), static_cast<uint32_t>(d), 0x0073), 0x5410);
+  }
 };
 
 // Blocks stay and take chunk after chunk, so that the next one's weights are on their way while this one's are listed.
 template <class Rank>
 __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const Ranking<Rank> k) {
   __shared__ Ring<Rank> ring;
-  __shared__ unsigned long long scratch[32];
+  __shared__ uint4 scratch[kThreads / 32];
   __shared__ unsigned long long base;
   after_the_kernel_before();
   Work work = Work::at(k, blockIdx.x);
@@ -94,6 +185,8 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
   const Rank hi = ends.want[0] == 0 ? Numbers<Rank>::kMax : ends.want[0] < 0 ? kNan<Rank> : unbiased<Rank>(ends.leading[0]);
   Rank lo = ends.want[1] <= 0 ? kDead<Rank> : unbiased<Rank>(ends.leading[1]);
   if (lo >= hi) lo = hi - 1;
+  const bool plain = sizeof(Rank) == 4 && k.magnitude && lo >= 0 && hi <= Numbers<Rank>::kInfinity &&
+                     max(ends.sharing[0], ends.sharing[1]) * 1024 <= k.sample_size + 8192;
   const Bits<Rank> span = biased(hi) - biased(lo);
   int shift = 0;
   while (span >> shift >= kListBins) ++shift;
@@ -106,6 +199,8 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
     const bool more = c + gridDim.x < k.chunks;
     const Work next = more ? Work::at(k, c + gridDim.x) : work;
     Classes<Rank> classes;
+    uint32_t near = 0;  // as `inside`, with the bracket's ends
+    bool nan = false;
     for (int first = 0; first * kThreads * 4 < work.n; first += kAhead<Rank>) {
       if ((first + kAhead<Rank>) * kThreads * 4 < work.n)
         ring.start(work, first + kAhead<Rank>, group ^ 1);
@@ -113,6 +208,21 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
         ring.start(next, 0, group ^ 1);
       else
         __pipeline_commit();
+      if constexpr (sizeof(Rank) == 4) {
+        if (plain && work.plain()) {
+          const Plain bracket{lo, hi};
+          __pipeline_wait_prior(1);
+#pragma unroll
+          for (int t = 0; t < kAhead<Rank>; ++t) {
+            const int at = ((first + t) * kThreads + static_cast<int>(threadIdx.x)) * 4;
+            const uint32_t bytes = bracket.take(ring.words[group][t][0][threadIdx.x], near, first + t, nan);
+            *reinterpret_cast<uint32_t*>(work.mask + at) = bytes;
+            classes.not_below += __popc(bytes);
+          }
+          group ^= 1;
+          continue;
+        }
+      }
       uint32_t alive[kAhead<Rank>];
 #pragma unroll
       for (int t = 0; t < kAhead<Rank>; ++t) {
@@ -143,27 +253,24 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
       }
       group ^= 1;
     }
-    // four counts of at most 8,192 in one word, summed over the block at once
+    if constexpr (sizeof(Rank) == 4)
+      if (plain && work.plain()) classes.look_again(work, lo, hi, near, nan);
     uint32_t inside = classes.inside;
-    const unsigned long long packed = static_cast<unsigned long long>(classes.not_below) | static_cast<unsigned long long>(classes.at_hi) << 16 |
-                                      static_cast<unsigned long long>(classes.at_lo) << 32 |
-                                      static_cast<unsigned long long>(__popc(inside)) << 48;
-    unsigned long long total;
-    const unsigned long long before = block_before(packed, scratch, total);
+    const Sums sums = block_sums(classes.not_below, classes.at_hi, classes.at_lo, __popc(inside), scratch);
     if (threadIdx.x == 0) {
-      const unsigned not_below = total & 0xffff, at_hi = total >> 16 & 0xffff, at_lo = total >> 32 & 0xffff;
+      const unsigned not_below = sums.not_below, at_hi = sums.at_hi, at_lo = sums.at_lo;
       State<Rank>& s = *k.state;
-      if (total >> 48 != 0) base = atomicAdd(&s.inside, total >> 48);
+      if (sums.inside != 0) base = atomicAdd(&s.inside, static_cast<unsigned long long>(sums.inside));
       k.tallies[c] = {static_cast<int>(not_below - at_hi), static_cast<int>(at_hi), static_cast<int>(at_lo)};
       if (not_below != 0) atomicAdd(k.counts + work.number, static_cast<unsigned long long>(not_below));
       if (not_below != at_hi) atomicAdd(&s.above, static_cast<unsigned long long>(not_below - at_hi));
       if (at_hi != 0) atomicAdd(&s.at_hi, static_cast<unsigned long long>(at_hi));
       if (at_lo != 0) atomicAdd(&s.at_lo, static_cast<unsigned long long>(at_lo));
     }
-    if (total >> 48 != 0) {
+    if (sums.inside != 0) {
       __syncthreads();
       const Row& row = k.rows[work.number];
-      int64_t slot = static_cast<int64_t>(base + (before >> 48));
+      int64_t slot = static_cast<int64_t>(base) + sums.before;
       for (; inside != 0 && slot < k.room; inside &= inside - 1, ++slot) {  // past the room the list is not used
         const int bit = __ffs(static_cast<int>(inside)) - 1;
         const int at = ((bit / 4) * kThreads + static_cast<int>(threadIdx.x)) * 4 + bit % 4;

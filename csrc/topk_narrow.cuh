@@ -92,21 +92,28 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k)
     const Row row = k.rows[chunk.row];
     const int64_t begin = chunk.number * int64_t{row.chunk};
     const int n = static_cast<int>(min(int64_t{row.chunk}, row.n - begin));
-    for (int base = 0; base < n; base += 4 * kThreads) {
-      const int at = base + 4 * static_cast<int>(threadIdx.x);
-      Rank ranks[4];
-      if (row.vector && at + 4 <= n) {
-        Four<Rank> four;
-        four.read(row, begin + at);
-        four.ranks(row.type, k.magnitude, ranks);
-      } else {
+    for (int base = 0; base < n; base += 8 * kThreads) {
+      Rank ranks[2][4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) ranks[j] = at + j < n ? rank_at<Rank>(row, begin + at + j, k.magnitude) : kDead<Rank>;
+      for (int t = 0; t < 2; ++t) {
+        const int at = base + 4 * (t * kThreads + static_cast<int>(threadIdx.x));
+        if (row.vector && at + 4 <= n) {
+          Four<Rank> four;
+          four.read(row, begin + at);
+          four.ranks(row.type, k.magnitude, ranks[t]);
+        } else {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) ranks[t][j] = at + j < n ? rank_at<Rank>(row, begin + at + j, k.magnitude) : kDead<Rank>;
+        }
       }
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (at + j < n) k.sample[row.start + begin + at + j] = biased(ranks[j]);
-        count_in(bins, digit_of<Rank>(biased(ranks[j]), 0), ranks[j] != kDead<Rank>);
+      for (int t = 0; t < 2; ++t) {
+        const int at = base + 4 * (t * kThreads + static_cast<int>(threadIdx.x));
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (at + j < n) k.sample[row.start + begin + at + j] = biased(ranks[t][j]);
+          count_in(bins, digit_of<Rank>(biased(ranks[t][j]), 0), ranks[t][j] != kDead<Rank>);
+        }
       }
     }
   }
@@ -116,7 +123,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k)
   if (threadIdx.x == 0 && sampled != 0) atomicAdd(&k.state->sampled, static_cast<unsigned long long>(sampled));
 }
 
-constexpr int kSampleTurns = 16;  // elements of the sample that a thread reads, four at a time
+constexpr int kSampleTurns = 8;  // elements of the sample that a thread reads
 
 // Counts the digit d of those of the sample that share the leading digits of the bracket's ends.
 template <class Rank>
@@ -124,23 +131,18 @@ __global__ void __launch_bounds__(kThreads) narrow_kernel(const Ranking<Rank> k,
   __shared__ unsigned bins[2 * kDigitBins];
   for (int b = threadIdx.x; b < 2 * kDigitBins; b += kThreads) bins[b] = 0;
   after_the_kernel_before();
+  const int64_t begin = blockIdx.x * int64_t{kSampleTurns * kThreads} + threadIdx.x;
+  Bits<Rank> ranks[kSampleTurns];  // on their way while the ends are found
+#pragma unroll
+  for (int j = 0; j < kSampleTurns; ++j) ranks[j] = begin + j * kThreads < k.sample_size ? k.sample[begin + j * kThreads] : 0;
   const Ends<Rank> ends = ends_after(k, d);
   const int before = digit_shift<Rank>(d - 1);
-  const int64_t begin = blockIdx.x * int64_t{kSampleTurns * kThreads};
-  for (int turn = 0; turn < kSampleTurns && begin + turn * kThreads < k.sample_size; turn += 4) {
-    Bits<Rank> ranks[4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int64_t i = begin + (turn + j) * kThreads + threadIdx.x;
-      ranks[j] = i < k.sample_size ? k.sample[i] : 0;
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const Bits<Rank> leading = ranks[j] >> before;
-      const int digit = digit_of<Rank>(ranks[j], d);
-      count_in(bins, digit, ends.want[0] > 0 && ranks[j] != 0 && leading == ends.leading[0]);
-      count_in(bins + kDigitBins, digit, ends.want[1] > 0 && ranks[j] != 0 && leading == ends.leading[1]);
-    }
+  for (int j = 0; j < kSampleTurns; ++j) {
+    const Bits<Rank> leading = ranks[j] >> before;
+    const int digit = digit_of<Rank>(ranks[j], d);
+    count_in(bins, digit, ends.want[0] > 0 && ranks[j] != 0 && leading == ends.leading[0]);
+    count_in(bins + kDigitBins, digit, ends.want[1] > 0 && ranks[j] != 0 && leading == ends.leading[1]);
   }
   __syncthreads();
   unsigned* to = k.digits + 2 * d * kDigitBins;

@@ -59,6 +59,7 @@ template <class Rank>
 struct Ends {             // of the bracket, as far as they are known: [0] above the threshold, [1] below
   long long want[2];      // their places from the top among what has their leading digits; 0: infinity, -1: what is dead
   Bits<Rank> leading[2];  // their digits so far
+  long long sharing[2];   // how many of the sample have these digits
 };
 
 template <class Rank>
@@ -127,6 +128,7 @@ __device__ inline void count_in(unsigned* bins, int bin, bool counts) {
 struct Found {
   int bin;          // -1: there are fewer
   long long above;  // what the bins above hold
+  long long here;   // what it holds itself
 };
 
 // The bins with the want[w]-th from the top, 1 being the first, among counts of which each thread holds kEach neighbours:
@@ -136,7 +138,7 @@ __device__ void from_top(const Count (&counts)[kWants][kEach], const long long (
   __shared__ long long scratch[32];
   __shared__ Found shared[kWants];
   const int first = (static_cast<int>(blockDim.x) - 1 - static_cast<int>(threadIdx.x)) * kEach;
-  if (threadIdx.x < kWants) shared[threadIdx.x] = {-1, 0};
+  if (threadIdx.x < kWants) shared[threadIdx.x] = {-1, 0, 0};
 #pragma unroll
   for (int w = 0; w < kWants; ++w) {
     long long sum = 0;
@@ -147,7 +149,7 @@ __device__ void from_top(const Count (&counts)[kWants][kEach], const long long (
 #pragma unroll
       for (int j = kEach - 1; j >= 0; --j) {
         const long long here = static_cast<long long>(counts[w][j]);
-        if (above < want[w] && above + here >= want[w]) shared[w] = {first + j, above};
+        if (above < want[w] && above + here >= want[w]) shared[w] = {first + j, above, here};
         above += here;
       }
     }
@@ -200,6 +202,7 @@ __device__ Ends<Rank> ends_after(const Ranking<Rank>& k, int d) {
   for (int end = 0; end < 2; ++end) {
     if (found[end].bin >= 0) {
       ends.want[end] -= found[end].above;
+      ends.sharing[end] = found[end].here;
       ends.leading[end] = ends.leading[end] << digit_width<Rank>(d - 1) | static_cast<Bits<Rank>>(found[end].bin);
     } else if (d == 1) {  // above the sample's top there is no end but infinity, below its bottom none but what is dead
       ends.want[end] = ends.want[end] < 1 ? 0 : -1;
