@@ -195,6 +195,7 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
     k.state->hi = hi;
     k.state->shift = shift;
   }
+  unsigned long long all_above = 0, all_hi = 0, all_lo = 0;  // of this block's chunks: one address takes few additions
   for (int64_t c = blockIdx.x; c < k.chunks; c += gridDim.x) {
     const bool more = c + gridDim.x < k.chunks;
     const Work next = more ? Work::at(k, c + gridDim.x) : work;
@@ -259,13 +260,12 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
     const Sums sums = block_sums(classes.not_below, classes.at_hi, classes.at_lo, __popc(inside), scratch);
     if (threadIdx.x == 0) {
       const unsigned not_below = sums.not_below, at_hi = sums.at_hi, at_lo = sums.at_lo;
-      State<Rank>& s = *k.state;
-      if (sums.inside != 0) base = atomicAdd(&s.inside, static_cast<unsigned long long>(sums.inside));
+      if (sums.inside != 0) base = atomicAdd(&k.state->inside, static_cast<unsigned long long>(sums.inside));
       k.tallies[c] = {static_cast<int>(not_below - at_hi), static_cast<int>(at_hi), static_cast<int>(at_lo)};
       if (not_below != 0) atomicAdd(k.counts + work.number, static_cast<unsigned long long>(not_below));
-      if (not_below != at_hi) atomicAdd(&s.above, static_cast<unsigned long long>(not_below - at_hi));
-      if (at_hi != 0) atomicAdd(&s.at_hi, static_cast<unsigned long long>(at_hi));
-      if (at_lo != 0) atomicAdd(&s.at_lo, static_cast<unsigned long long>(at_lo));
+      all_above += not_below - at_hi;
+      all_hi += at_hi;
+      all_lo += at_lo;
     }
     if (sums.inside != 0) {
       __syncthreads();
@@ -280,6 +280,11 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
       }
     }
     work = next;
+  }
+  if (threadIdx.x == 0) {
+    atomicAdd(&k.state->above, all_above);
+    atomicAdd(&k.state->at_hi, all_hi);
+    atomicAdd(&k.state->at_lo, all_lo);
   }
 }
 

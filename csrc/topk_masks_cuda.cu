@@ -115,21 +115,21 @@ void rank_many(const std::vector<Row>& host, int64_t keep, bool magnitude, unsig
     k.chunks += chunks_of(row);
     input += row.n * (row.type == ScalarType::Double ? 8 : row.type == ScalarType::Float ? 4 : 2);
   }
-  const int64_t entry = sizeof(Entry<Rank>), most = (PRUNE_MEMORY + input / 100) / (entry + entry / 8);
+  const int64_t entry = sizeof(Entry<Rank>), most = (PRUNE_MEMORY + input / 100) / (entry + entry / 4);
   if (k.total * static_cast<int64_t>(sizeof(Rank)) <= 4 * int64_t{PRUNE_WHOLE_SAMPLE}) {
     k.sample_size = k.total;
     k.room = std::max<int64_t>((k.total * sizeof(Rank) + entry - 1) / entry, 1);
     k.close_room = 1;
   } else {
     k.room = std::min(k.total, most);
-    k.close_room = std::max<int64_t>(k.room / 8, 1);
-    // so many that the expected list, 14 standard deviations of a sampled share wide, fills at most half of its room
+    k.close_room = std::max<int64_t>(k.room / 4, 1);
+    // so many that the expected list, 14 standard deviations of a sampled share wide, fills at most 7 tenths of its room
     const double share = static_cast<double>(keep) / static_cast<double>(k.total);
-    const double need = 28.0 * static_cast<double>(k.total) / static_cast<double>(k.room);
+    const double need = 20.0 * static_cast<double>(k.total) / static_cast<double>(k.room);
     const int64_t sampled = std::max<int64_t>(static_cast<int64_t>(need * need * share * (1 - share)), k.total / 128);
-    k.runs = std::min(std::max<int64_t>(sampled, PRUNE_LEAST_SAMPLE), k.total / 8) / 4;
+    const int64_t fits = std::min(k.total / 8, k.room * entry / static_cast<int64_t>(sizeof(Rank)));
+    k.runs = std::max<int64_t>(std::min(std::max<int64_t>(sampled, PRUNE_LEAST_SAMPLE), fits) / 4, 1);
     k.sample_size = 4 * k.runs;
-    k.room = std::max<int64_t>(k.room, (k.sample_size * sizeof(Rank) + entry - 1) / entry);
   }
   Memory memory;
   memory.take(k.state, 1);

@@ -39,30 +39,16 @@ __device__ inline void add_bins(const unsigned* from, unsigned* to) {
     if (from[b] != 0) atomicAdd(to + b, from[b]);
 }
 
-constexpr int kSearched = 512;  // rows whose starts are looked through in shared memory
-
-__device__ inline int last_start(const int64_t* starts, int count, int64_t index) {  // at or before the index
-  int low = 0, high = count;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (starts[middle] <= index)
-      low = middle;
-    else
-      high = middle;
-  }
-  return low;
-}
-
 // Reads the sample, or everything, keeps its ranks and counts their leading digits.
 template <class Rank>
 __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k) {
   __shared__ unsigned bins[kDigitBins];
-  __shared__ int64_t starts[kSearched];
+  __shared__ int64_t starts[Search<Rank>::kRows];
+  const Search<Rank> row_of{k, starts};
   __shared__ int scratch[32];
   for (int b = threadIdx.x; b < kDigitBins; b += kThreads) bins[b] = 0;
   after_the_kernel_before();
-  if (k.runs != 0)
-    for (int r = threadIdx.x; r < min(k.count, kSearched); r += kThreads) starts[r] = k.rows[r].start;
+  if (k.runs != 0) row_of.prepare();
   __syncthreads();
   int sampled = 0;
   if (k.runs != 0) {
@@ -72,7 +58,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k)
       const int64_t stratum = k.total / k.runs;
       const uint64_t hash = (static_cast<uint64_t>(run) + 1) * 0x9e3779b97f4a7c15ull >> 32;
       const int64_t index = run * stratum + static_cast<int64_t>(hash % static_cast<uint64_t>(stratum));
-      const Row row = k.rows[k.count <= kSearched ? last_start(starts, k.count, index) : row_of_index(k, index)];
+      const Row row = k.rows[row_of(index)];
       const int64_t place = (index - row.start) / 4 * 4;
       sampled = static_cast<int>(min(int64_t{4}, row.n - place));
       if (row.vector && sampled == 4) {
@@ -123,7 +109,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k)
   if (threadIdx.x == 0 && sampled != 0) atomicAdd(&k.state->sampled, static_cast<unsigned long long>(sampled));
 }
 
-constexpr int kSampleTurns = 8;  // elements of the sample that a thread reads
+constexpr int kSampleTurns = 16;  // elements of the sample that a thread reads
 
 // Counts the digit d of those of the sample that share the leading digits of the bracket's ends.
 template <class Rank>
@@ -137,17 +123,18 @@ __global__ void __launch_bounds__(kThreads) narrow_kernel(const Ranking<Rank> k,
   for (int j = 0; j < kSampleTurns; ++j) ranks[j] = begin + j * kThreads < k.sample_size ? k.sample[begin + j * kThreads] : 0;
   const Ends<Rank> ends = ends_after(k, d);
   const int before = digit_shift<Rank>(d - 1);
+  const bool joined = ends.joined();  // then one count serves both
 #pragma unroll
   for (int j = 0; j < kSampleTurns; ++j) {
     const Bits<Rank> leading = ranks[j] >> before;
     const int digit = digit_of<Rank>(ranks[j], d);
     count_in(bins, digit, ends.want[0] > 0 && ranks[j] != 0 && leading == ends.leading[0]);
-    count_in(bins + kDigitBins, digit, ends.want[1] > 0 && ranks[j] != 0 && leading == ends.leading[1]);
+    if (!joined) count_in(bins + kDigitBins, digit, ends.want[1] > 0 && ranks[j] != 0 && leading == ends.leading[1]);
   }
   __syncthreads();
   unsigned* to = k.digits + 2 * d * kDigitBins;
   add_bins(bins, to);
-  add_bins(bins + kDigitBins, to + kDigitBins);
+  if (!joined) add_bins(bins + kDigitBins, to + kDigitBins);
 }
 
 }  // namespace

@@ -60,11 +60,14 @@ struct Ends {             // of the bracket, as far as they are known: [0] above
   long long want[2];      // their places from the top among what has their leading digits; 0: infinity, -1: what is dead
   Bits<Rank> leading[2];  // their digits so far
   long long sharing[2];   // how many of the sample have these digits
+
+  __device__ bool joined() const { return want[0] > 0 && want[1] > 0 && leading[0] == leading[1]; }  // so far
 };
 
 template <class Rank>
 struct State {  // of one ranking, in device memory, zero at first
-  unsigned long long above, at_hi, at_lo, inside, close, sampled;
+  alignas(128) unsigned long long inside;  // what every chunk adds to, away from what is only read
+  alignas(128) unsigned long long above, at_hi, at_lo, close, sampled;
   Ends<Rank> ends[kDigits<Rank>];  // after so many digits
   Rank lo, hi;
   unsigned finished;               // blocks of the last kernel
@@ -99,18 +102,29 @@ struct Ranking {  // everything a kernel needs, in its arguments
   unsigned long long* counts;  // of the rows' masks
 };
 
+// Finds the row of an index: the last that starts at or before it. The starts are kept in shared memory where they fit.
 template <class Rank>
-__device__ int row_of_index(const Ranking<Rank>& k, int64_t index) {  // the last row that starts at or before it
-  int low = 0, high = k.count;
-  while (high - low > 1) {
-    const int middle = (low + high) / 2;
-    if (k.rows[middle].start <= index)
-      low = middle;
-    else
-      high = middle;
+struct Search {
+  static constexpr int kRows = 256;
+  const Ranking<Rank>& k;
+  int64_t* starts;  // [kRows], shared
+
+  __device__ void prepare() const {  // before a barrier
+    if (k.count > kRows) return;
+    for (int r = threadIdx.x; r < k.count; r += blockDim.x) starts[r] = k.rows[r].start;
   }
-  return low;
-}
+  __device__ int operator()(int64_t index) const {
+    int low = 0, high = k.count;
+    while (high - low > 1) {
+      const int middle = (low + high) / 2;
+      if ((k.count > kRows ? k.rows[middle].start : starts[middle]) <= index)
+        low = middle;
+      else
+        high = middle;
+    }
+    return low;
+  }
+};
 
 // Adds one to bins[bin] for every lane that counts; lanes that agree with the first add together, because ties are
 // common and would queue up for one bin. All lanes of the warp call it.
@@ -195,7 +209,7 @@ __device__ Ends<Rank> ends_after(const Ranking<Rank>& k, int d) {
   const unsigned* bins = k.digits + 2 * (d - 1) * kDigitBins;
   unsigned counts[2][kEach];
   read_bins(bins, counts[0]);
-  read_bins(bins + (d == 1 ? 0 : kDigitBins), counts[1]);
+  read_bins(bins + (d == 1 || ends.joined() ? 0 : kDigitBins), counts[1]);
   Found found[2];
   from_top(counts, ends.want, found);
 #pragma unroll

@@ -62,11 +62,11 @@ __device__ Decision<Rank> decide(const Ranking<Rank>& k) {
 
 // Keeps the entries of the lanes that say so. All lanes of the warp call it.
 template <class Rank>
-__device__ void keep_entry(const Ranking<Rank>& k, const Entry<Rank>& entry, bool keeps) {
+__device__ void keep_entry(const Ranking<Rank>& k, const Search<Rank>& row_of, const Entry<Rank>& entry, bool keeps) {
   int r = -1;
   if (keeps) {
     const int64_t index = entry.index();
-    r = row_of_index(k, index);
+    r = row_of(index);
     const Row& row = k.rows[r];
     row.mask[row.place_of(index - row.start)] = 1;
   }
@@ -82,14 +82,14 @@ __device__ int list_bin(const State<Rank>& s, const Entry<Rank>& entry) {
 
 // Of the list, what lies above the threshold's bin stays, and what lies in it is gathered.
 template <class Rank>
-__device__ void settle_listed(const Ranking<Rank>& k, const Decision<Rank>& d) {
+__device__ void settle_listed(const Ranking<Rank>& k, const Search<Rank>& row_of, const Decision<Rank>& d) {
   State<Rank>& s = *k.state;
   const int64_t n = static_cast<int64_t>(s.inside);
   for (int64_t base = blockIdx.x * int64_t{kSettlers}; base < n; base += gridDim.x * int64_t{kSettlers}) {
     const int64_t i = base + threadIdx.x;
     const Entry<Rank> entry = i < n ? k.list[i] : Entry<Rank>{};
     const int bin = i < n ? list_bin(s, entry) : -1;
-    keep_entry(k, entry, i < n && bin > d.bin);
+    keep_entry(k, row_of, entry, i < n && bin > d.bin);
     const unsigned close = __ballot_sync(0xffffffffu, i < n && bin == d.bin), lane = threadIdx.x % 32;
     unsigned long long slot = 0;
     if (lane == 0 && close != 0) slot = atomicAdd(&s.close, static_cast<unsigned long long>(__popc(close)));
@@ -100,7 +100,7 @@ __device__ void settle_listed(const Ranking<Rank>& k, const Decision<Rank>& d) {
 
 // Few entries, compared each with each: the `keep` largest stay. One block.
 template <class Rank>
-__device__ void settle_few(const Ranking<Rank>& k, int n, long long keep) {
+__device__ void settle_few(const Ranking<Rank>& k, const Search<Rank>& row_of, int n, long long keep) {
   __shared__ Entry<Rank> entries[kCompared<Rank>];
   for (int i = threadIdx.x; i < n; i += kSettlers) entries[i] = k.close[i];
   __syncthreads();
@@ -109,14 +109,14 @@ __device__ void settle_few(const Ranking<Rank>& k, int n, long long keep) {
     long long larger = 0;
     if (i < n)
       for (int j = 0; j < n; ++j) larger += entries[j] > entries[i];
-    keep_entry(k, i < n ? entries[i] : Entry<Rank>{}, i < n && larger < keep);
+    keep_entry(k, row_of, i < n ? entries[i] : Entry<Rank>{}, i < n && larger < keep);
   }
 }
 
 // Of the entries that `belongs` to, the `keep` largest stay, found digit by digit below what all have in common. One block.
 template <class Rank, class Belongs>
-__device__ void settle_close(const Ranking<Rank>& k, const Entry<Rank>* entries, int64_t n, long long keep, const Belongs& belongs) {
-  constexpr int kTurns = 4;
+__device__ void settle_close(const Ranking<Rank>& k, const Search<Rank>& row_of, const Entry<Rank>* entries, int64_t n, long long keep, const Belongs& belongs) {
+  constexpr int kTurns = 128 / sizeof(Entry<Rank>);
   __shared__ unsigned bins[kDigitBins];
   __shared__ uint64_t scratch[32];
   uint64_t chosen[Entry<Rank>::kWords] = {};
@@ -174,7 +174,7 @@ __device__ void settle_close(const Ranking<Rank>& k, const Entry<Rank>* entries,
 #pragma unroll
     for (int w = Entry<Rank>::kWords - 1; w >= 0; --w)
       keeps = entry.word(w) != chosen[w] ? entry.word(w) > chosen[w] : keeps;
-    keep_entry(k, entry, here && keeps);
+    keep_entry(k, row_of, entry, here && keeps);
   });
 }
 
@@ -254,7 +254,11 @@ __global__ void __launch_bounds__(kSettlers, 1) settle_kernel(const Ranking<Rank
     }
     return;
   }
-  if (d.mode == kListed) settle_listed(k, d);
+  __shared__ int64_t starts[Search<Rank>::kRows];
+  const Search<Rank> row_of{k, starts};
+  row_of.prepare();
+  __syncthreads();
+  if (d.mode == kListed) settle_listed(k, row_of, d);
   if (d.mode == kListed && d.bin < 0) return;
   if (!last_block(&s.finished)) return;
   if (d.mode == kMissed) {
@@ -263,11 +267,11 @@ __global__ void __launch_bounds__(kSettlers, 1) settle_kernel(const Ranking<Rank
   }
   const int64_t close = static_cast<int64_t>(__ldcg(&s.close));
   if (close <= min(static_cast<int64_t>(kCompared<Rank>), k.close_room))
-    settle_few(k, static_cast<int>(close), d.close_keep);
+    settle_few(k, row_of, static_cast<int>(close), d.close_keep);
   else if (close <= k.close_room)
-    settle_close(k, k.close, close, d.close_keep, [](const Entry<Rank>&) { return true; });
+    settle_close(k, row_of, k.close, close, d.close_keep, [](const Entry<Rank>&) { return true; });
   else
-    settle_close(k, k.list, static_cast<int64_t>(s.inside), d.close_keep, [&](const Entry<Rank>& entry) { return list_bin(s, entry) == d.bin; });
+    settle_close(k, row_of, k.list, static_cast<int64_t>(s.inside), d.close_keep, [&](const Entry<Rank>& entry) { return list_bin(s, entry) == d.bin; });
 }
 
 }  // namespace
