@@ -3,7 +3,8 @@
 Masked weights are updated by `ops.masked_sgd_`, one call for all of a parameter group (per device and dtype), or by
 `ops.indexed_sgd_` where so few survive that a list of them is faster (`pruning.survivors`), to the same bits. Everything
 else goes through torch's own SGD, so that without masks the two are the same to the bit. The state has torch's layout,
-`momentum_buffer`; that of 16-bit masked weights is float32.
+`momentum_buffer`; that of 16-bit masked weights is float32. With `masters` 16-bit parameters have a float32 copy in
+it too, `master`, which the updates go to (`pruning.masters`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from torch.utils.hooks import RemovableHandle
 
 from pruning import ops
 from pruning.masks import Masks
+from pruning.masters import KEY as _MASTER
+from pruning.masters import Masters
 from pruning.plan import PlanError
 from pruning.survivors import Survivors
 
@@ -32,6 +35,13 @@ class MaskedSGD(SGD):
     no part of the state dict: a resumed optimizer gets them by :meth:`set_masks` again. Copies and pickles carry them.
     Whoever writes to a pruned entry through `weight.data` or numpy, which no version counts, finds it +0 again after
     SWEEP steps at the latest. `state` is read anew for every look: a momentum buffer held across steps is not updated.
+
+    With `masters` every bfloat16 or float16 parameter, masked or not, has a float32 master of its shape in
+    `state[parameter]["master"]`, made from it at its first step. Updates and momenta are float32 and the parameter is the
+    master's rounding after every step: masked ones through `ops.masked_sgd_`, those without a mask (biases, BatchNorm)
+    through torch's SGD on their masters. Other parameters are updated as without it. A write to a parameter between
+    steps that torch's version counts is noticed: entries that changed are read again from it; one through
+    `parameter.data` is lost at the next step. Raises PlanError for a master that does not fit its parameter.
     """
 
     SWEEP = 64  # every so many steps no list is used: pruned entries written past torch's notice become +0 again
@@ -47,15 +57,17 @@ class MaskedSGD(SGD):
         *,
         foreach: bool | None = None,
         fused: bool | None = None,
+        masters: bool = False,
     ) -> None:
         self._masked: dict[nn.Parameter, Survivors] = {}
         self._members: list[tuple[list[Tensor], list[Survivors]]] = []
         self._steps = 0
+        self._masters = Masters(masters)
         super().__init__(params, lr, momentum, dampening, weight_decay, nesterov, foreach=foreach, fused=fused)
         self._step_supports_amp_scaling = False  # a GradScaler unscales the gradients itself, as for unfused optimizers
 
     def set_masks(self, model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> None:
-        """Takes the masks for all steps to come, in place of earlier ones; pruned weights and momenta are +0 at once.
+        """Takes the masks for all steps to come in place of earlier ones; pruned weights, momenta, masters are +0 at once.
 
         Mask tensors on the weights' device are not copied: a change to one in place holds from the next step on.
         """
@@ -78,7 +90,7 @@ class MaskedSGD(SGD):
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
-        """Returns the state in torch's layout, {parameter: {"momentum_buffer": tensor of its shape}}."""
+        """Returns the state in torch's layout, {parameter: {"momentum_buffer": tensor of its shape}}, and "master"."""
         for parameter, kept in self._masked.items():
             if kept.momenta is not None:
                 self._state[parameter][_KEY] = kept.scatter()
@@ -88,6 +100,7 @@ class MaskedSGD(SGD):
     @state.setter
     def state(self, state: defaultdict[Tensor, Any]) -> None:
         self._state = state
+        self._masters.forget()
         for kept in self._masked.values():
             kept.momenta = kept.buffer = None
 
@@ -120,9 +133,13 @@ class MaskedSGD(SGD):
             foreach = (
                 True  # the same bits; what has no mask is many small tensors: 0.6 ms for 2.0 on ResNet-56, one core
             )
+        gradients, moved = _gradients(params), params
+        mastered = [p for p in params if self._masters.serve(p)]
+        if mastered:
+            moved, gradients, buffers = self._masters.widen(params, gradients, buffers, self._state)
         sgd(
-            params,
-            _gradients(params),
+            moved,
+            gradients,
             buffers,
             foreach=foreach,
             fused=group["fused"],
@@ -136,6 +153,9 @@ class MaskedSGD(SGD):
         if momentum:
             for parameter, buffer in zip(params, buffers, strict=True):
                 self._state[parameter][_KEY] = buffer
+        if mastered:
+            torch._foreach_copy_(mastered, [self._state[p][_MASTER] for p in mastered])
+            self._masters.rounded(mastered)
 
     def _step_masked(self, group: dict[str, Any], masked: list[Survivors]) -> None:
         momentum = group["momentum"]
@@ -145,7 +165,9 @@ class MaskedSGD(SGD):
         for kept in masked:
             if kept.parameter.grad is None:
                 self._hold(kept)
-            elif not sweep and kept.listed and self._gathered(kept, momentum):
+            elif (
+                not sweep and kept.listed and not self._masters.serve(kept.parameter) and self._gathered(kept, momentum)
+            ):
                 listed.setdefault(kept.kind, []).append(kept)
             else:
                 first = self._drawn(kept, momentum)
@@ -157,7 +179,11 @@ class MaskedSGD(SGD):
         for (_, first), some in dense.items():
             params = [kept.parameter for kept in some]
             momenta = [kept.buffer for kept in some if kept.buffer is not None] if momentum else []
-            ops.masked_sgd_(params, _gradients(params), momenta, [kept.given for kept in some], first=first, **rule)
+            mastered = [p for p in params if self._masters.serve(p)]  # all or none: those of one call have one dtype
+            masters = [self._masters.of(p, self._state[p]) for p in mastered]
+            given = [kept.given for kept in some]
+            ops.masked_sgd_(params, _gradients(params), momenta, given, first=first, masters=masters, **rule)
+            self._masters.rounded(mastered)
         for some in listed.values():
             params = [kept.parameter for kept in some]
             momenta = [kept.momenta for kept in some if kept.momenta is not None]
@@ -195,12 +221,20 @@ class MaskedSGD(SGD):
         return buffer is None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads what :meth:`state_dict` returned; float32 momenta of 16-bit weights are not rounded as torch would."""
+        """Loads what :meth:`state_dict` returned; float32 momenta and masters are not rounded to 16 bits as torch would.
+
+        Without `masters` those in the state dict are left out.
+        """
         super().load_state_dict(state_dict)
         names = [name for group in state_dict["param_groups"] for name in group["params"]]
         params = [parameter for group in self.param_groups for parameter in group["params"]]
         for name, parameter in zip(names, params, strict=True):
-            buffer = state_dict["state"].get(name, {}).get(_KEY)
+            saved = state_dict["state"].get(name, {})
+            if self._masters.serve(parameter) and _MASTER in saved:
+                self.state[parameter][_MASTER] = saved[_MASTER].to(parameter.device, torch.float32, copy=True)
+            elif _MASTER in saved:
+                del self.state[parameter][_MASTER]
+            buffer = saved.get(_KEY)
             if buffer is not None and (parameter in self._masked or buffer.dtype != parameter.dtype):
                 self.state[parameter][_KEY] = buffer.to(parameter.device, copy=True)
             if parameter in self._masked:
@@ -208,13 +242,14 @@ class MaskedSGD(SGD):
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        return {**state, "_masks": {parameter: kept.mask for parameter, kept in self._masked.items()}}
+        masks = {parameter: kept.mask for parameter, kept in self._masked.items()}
+        return {**state, "_masks": masks, "_masters": self._masters.on}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        rest = {key: value for key, value in state.items() if key not in ("state", "_masks")}
+        rest = {key: value for key, value in state.items() if key not in ("state", "_masks", "_masters")}
         if "_masks" in state:  # a copy, made without __init__
             self._masked = {parameter: Survivors(parameter, mask) for parameter, mask in state["_masks"].items()}
-            self._members, self._steps = [], 0
+            self._members, self._steps, self._masters = [], 0, Masters(state.get("_masters", False))
         self.state = state["state"]
         super().__setstate__(rest)
 

@@ -21,7 +21,7 @@ FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 FLOORS = (
     {"plan", "events", "seeds", "ops", "recipes", "extremes"},
     {"usercode", "runs", "schedules"},
-    {"masks", "trust", "checkpoint", "models", "data", "survivors"},
+    {"masks", "trust", "checkpoint", "models", "data", "survivors", "masters"},
     {"flops", "optim", "criteria", "allocation", "structured", "ablations", "rewind"},
     {"scoring", "methods", "settle"},
     {"api"},

@@ -174,6 +174,29 @@ def test_masked_sgd_of_half_precision_with_masters_and_a_tensor_rate() -> None:
     assert w[2] == 0
 
 
+@pytest.mark.parametrize(
+    ("masters", "said"),
+    [
+        ([torch.zeros(3)], r"masters has 1 tensors for 2 params"),
+        ([torch.zeros(3), torch.zeros(2)], r"masters\[1\] has shape \(2,\); params\[1\] has \(3,\)"),
+        ([torch.zeros(3), torch.zeros(3).bfloat16()], r"masters\[1\] is bfloat16; allowed are float32"),
+        ([torch.zeros(3), torch.zeros(3, device="meta")], r"masters\[1\] is on meta; params\[1\] is on cpu"),
+    ],
+)
+def test_masters_that_do_not_fit_are_named(masters: list[torch.Tensor], said: str) -> None:
+    params = [torch.ones(3).bfloat16() for _ in range(2)]
+    masks = [torch.ones(3, dtype=torch.bool) for _ in range(2)]
+    with pytest.raises(ValueError, match=said):
+        ops.masked_sgd_(params, params, [], masks, lr=0.1, masters=masters)
+    assert all(torch.equal(p, torch.ones(3).bfloat16()) for p in params)
+
+
+def test_masters_of_float64_parameters_are_refused() -> None:
+    param, mask = torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"masters\[0\] is float32 and params\[0\] float64"):
+        ops.masked_sgd_([param], [param.clone()], [], [mask], lr=0.1, masters=[torch.ones(3)])
+
+
 def test_indexed_sgd_steps_what_is_listed_and_leaves_the_rest() -> None:
     w = torch.tensor([[1.0, 2.0], [3.0, -0.0]]).t()  # row-major order: 1, 3, 2, -0
     momentum, places = torch.tensor([1.0]), torch.tensor([1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -480,6 +481,235 @@ def test_resumed_training_is_training_never_stopped(how: str) -> None:
     train(other, resumed, 3, 1)
     assert same(model.state_dict(), other.state_dict())
     assert masks.violations(other.state_dict()) == []
+
+
+# --- masters of 16-bit parameters ---------------------------------------------------------------------------
+
+HALF = [torch.bfloat16, torch.float16]
+
+
+def feed(step: int, *pairs: tuple[nn.Module, MaskedSGD]) -> None:
+    """One step of each optimizer under the same gradients, all of them bfloat16 and float16 numbers."""
+    for model, optimizer in pairs:
+        for i, parameter in enumerate(model.parameters()):
+            generator = torch.Generator().manual_seed(100 * step + i)
+            values = torch.randint(-64, 64, parameter.shape, generator=generator) / 64
+            parameter.grad = values.to(parameter.dtype)
+        optimizer.step()
+
+
+def mastered(dtype: torch.dtype, masked: bool = True, **settings: Any) -> tuple[nn.Module, MaskedSGD]:
+    model = network().to(dtype)
+    optimizer = MaskedSGD(model.parameters(), **settings, masters=True)
+    if masked:
+        optimizer.set_masks(model, halves(model))
+    return model, optimizer
+
+
+def masters(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    return momenta(optimizer, model, "master")
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("dtype", HALF)
+def test_masters_are_the_float32_training_to_the_bit(
+    dtype: torch.dtype, settings: dict[str, Any], masked: bool
+) -> None:
+    model, optimizer = mastered(dtype, masked, **settings)
+    wide = copy.deepcopy(model).float()
+    reference = MaskedSGD(wide.parameters(), **settings)
+    if masked:
+        reference.set_masks(wide, halves(wide))
+    for step in range(6):
+        feed(step, (model, optimizer), (wide, reference))
+        expected = dict(wide.named_parameters())
+        assert same(masters(optimizer, model), expected)
+        assert same(dict(model.named_parameters()), {n: p.to(dtype) for n, p in expected.items()})
+        assert same(momenta(optimizer, model), momenta(reference, wide))
+    assert masked == (halves(model).violations(masters(optimizer, model)) == [])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_masters_keep_updates_that_sixteen_bits_lose(masked: bool) -> None:
+    results = {}
+    for on in (True, False):
+        weight = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+        model = nn.ParameterDict({"weight": weight})
+        optimizer = MaskedSGD([weight], lr=2.0**-10, masters=on)
+        if masked:
+            optimizer.set_masks(model, {"weight": torch.tensor([True, True, True, False])})
+        for _ in range(8):
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+        results[on] = weight.detach()[:3].tolist()
+    assert results == {True: [1 - 8 * 2.0**-10] * 3, False: [1.0] * 3}
+
+
+def test_parameters_of_other_dtypes_have_no_master_and_move_as_without() -> None:
+    results = []
+    for on in (True, False):
+        model = network()
+        model[4].double()
+        optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9, masters=on)
+        optimizer.set_masks(model, halves(model))
+        for step in range(3):
+            feed(step, (model, optimizer))
+        assert masters(optimizer, model) == {}
+        results.append((model.state_dict(), momenta(optimizer, model)))
+    assert same(results[0][0], results[1][0])
+    assert same(results[0][1], results[1][1])
+
+
+def test_without_masters_the_state_has_none() -> None:
+    model = network().bfloat16()
+    optimizer = MaskedSGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer.set_masks(model, halves(model))
+    feed(0, (model, optimizer))
+    assert masters(optimizer, model) == {}
+
+
+@pytest.mark.parametrize("how", ["optimizer first", "optimizer last", "deepcopy", "pickle", "file"])
+@pytest.mark.parametrize("dtype", HALF)
+def test_masters_go_with_the_optimizer(dtype: torch.dtype, how: str, tmp_path: Path) -> None:
+    settings = {"lr": 0.003, "momentum": 0.9, "nesterov": True}
+    model, optimizer = mastered(dtype, **settings)
+    for step in range(3):
+        feed(step, (model, optimizer))
+    if how == "deepcopy":
+        other, resumed = copy.deepcopy((model, optimizer))
+    elif how == "pickle":
+        other, resumed = pickle.loads(pickle.dumps((model, optimizer)))
+    else:
+        other, resumed = mastered(dtype, **settings)
+        feed(9, (other, resumed))  # its own masters must not stay
+        torch.save((model.state_dict(), optimizer.state_dict()), tmp_path / "state.pt")
+        weights, state = torch.load(tmp_path / "state.pt")
+        if how != "optimizer last":
+            resumed.load_state_dict(state)
+        other.load_state_dict(weights)
+        if how == "optimizer last":
+            resumed.load_state_dict(state)
+    kept = masters(optimizer, model)
+    assert same(masters(resumed, other), kept)
+    assert not same(kept, {n: p.to(dtype).float() for n, p in kept.items()})
+    assert all(master is not kept[n] for n, master in masters(resumed, other).items())
+    for step in range(3, 6):
+        feed(step, (model, optimizer), (other, resumed))
+    assert same(model.state_dict(), other.state_dict())
+    assert same(masters(resumed, other), masters(optimizer, model))
+    assert same(momenta(resumed, other), momenta(optimizer, model))
+
+
+def test_a_state_dict_goes_from_and_to_optimizers_without_masters() -> None:
+    model, optimizer = mastered(torch.bfloat16, lr=0.01, momentum=0.9)
+    feed(0, (model, optimizer))
+    plain = MaskedSGD(model.parameters(), lr=0.01, momentum=0.9)
+    plain.load_state_dict(optimizer.state_dict())
+    assert masters(plain, model) == {}
+    theirs = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    feed(1, (model, theirs))
+    expected = {n: p.detach().float() for n, p in model.named_parameters()}
+    expected |= {n: expected[n].where(mask, 0.0) for n, mask in halves(model).items()}
+    optimizer.load_state_dict(theirs.state_dict())  # with bfloat16 momenta
+    assert masters(optimizer, model) == {}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step()
+    assert same(masters(optimizer, model), expected)
+    assert {m.dtype for m in momenta(optimizer, model).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", ["4.weight", "4.bias"])  # with and without a mask
+def test_a_write_to_a_weight_is_read_into_its_master(name: str) -> None:
+    model, optimizer = mastered(torch.bfloat16, lr=0.003)
+    feed(0, (model, optimizer))
+    weight, mask = model.get_parameter(name), halves(model)[name] if name == "4.weight" else None
+    before = masters(optimizer, model)[name].clone()
+    assert not torch.equal(before, weight.float())
+    with torch.no_grad():
+        weight.view(-1)[1::2] = 0.3  # every other entry
+    expected = before.clone()
+    expected.view(-1)[1::2] = weight.detach().float().view(-1)[1::2]
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert torch.equal(masters(optimizer, model)[name], expected if mask is None else expected.where(mask, 0.0))
+    assert torch.equal(weight, masters(optimizer, model)[name].bfloat16())
+
+
+def test_masters_under_new_masks_none_and_a_new_group() -> None:
+    model, optimizer = mastered(torch.bfloat16, lr=0.003, momentum=0.9)
+    feed(0, (model, optimizer))
+    before = {n: m.clone() for n, m in masters(optimizer, model).items()}
+    second = halves(model, 2)
+    optimizer.set_masks(model, second)
+    assert second.violations(masters(optimizer, model)) == second.violations(model.state_dict()) == []
+    optimizer.zero_grad()
+    optimizer.step()
+    after = masters(optimizer, model)
+    assert all(torch.equal(after[n], before[n].where(second[n], 0.0)) for n in second)
+    optimizer.clear_masks()
+    later = nn.Linear(3, 3).bfloat16()
+    optimizer.add_param_group({"params": list(later.parameters()), "momentum": 0.0})
+    whole = nn.Sequential(model, later)
+    wide = copy.deepcopy(whole).float()
+    reference = MaskedSGD(wide[0].parameters(), lr=0.003, momentum=0.9)
+    reference.add_param_group({"params": list(wide[1].parameters()), "momentum": 0.0})
+    with torch.no_grad():
+        for (n, p), mine in zip(wide[0].named_parameters(), model.parameters(), strict=True):
+            p.copy_(after[n])
+            reference.state[p]["momentum_buffer"] = optimizer.state[mine]["momentum_buffer"].clone()
+    for step in range(1, 4):
+        feed(step, (whole, optimizer), (wide, reference))
+    assert same(masters(optimizer, whole), dict(wide.named_parameters()))
+    assert second.violations(model.state_dict()) == list(second)
+
+
+@native
+def test_parameters_with_masters_never_go_by_lists(by_list: list[int]) -> None:
+    model = network().bfloat16()
+    optimizer = MaskedSGD(model.parameters(), lr=0.1, masters=True)
+    masks = few(model)
+    optimizer.set_masks(model, masks)
+    for step in range(4):
+        feed(step, (model, optimizer))
+    assert not by_list
+    assert masks.violations(masters(optimizer, model)) == masks.violations(model.state_dict()) == []
+
+
+@pytest.mark.parametrize("name", ["4.weight", "4.bias"])
+@pytest.mark.parametrize(
+    ("bad", "said"), [(torch.zeros(2), r"shape \(2,\), is float32"), (torch.zeros(3, 16).bfloat16(), "bfloat16")]
+)
+def test_a_master_that_does_not_fit_is_refused(name: str, bad: Tensor, said: str) -> None:
+    model, optimizer = mastered(torch.bfloat16, lr=0.1)
+    optimizer.state[model.get_parameter(name)]["master"] = bad
+    with pytest.raises(PlanError, match=f"the master of a parameter of shape .*{said}.*; allowed is float32"):
+        feed(0, (model, optimizer))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALF)
+def test_on_cuda_masters_round_to_the_weights_and_are_near_the_cpus(dtype: torch.dtype) -> None:
+    here, there = network().to(dtype), network().to(dtype).cuda()
+    found = []
+    for model in (here, there):
+        optimizer = MaskedSGD(model.parameters(), lr=0.003, momentum=0.9, weight_decay=0.01, masters=True)
+        masks = halves(here)
+        optimizer.set_masks(model, masks)
+        for step in range(4):
+            for i, parameter in enumerate(model.parameters()):
+                generator = torch.Generator().manual_seed(100 * step + i)
+                parameter.grad = torch.randn(parameter.shape, generator=generator).to(dtype).to(parameter.device)
+            optimizer.step()
+        found.append(masters(optimizer, model))
+        assert same(
+            {n: p.detach() for n, p in model.named_parameters()}, {n: m.to(dtype) for n, m in found[-1].items()}
+        )
+        assert masks.violations(found[-1]) == masks.violations(model.state_dict()) == []
+    for name, master in found[1].items():
+        torch.testing.assert_close(master.cpu(), found[0][name], rtol=1e-5, atol=1e-6)
 
 
 # --- any other optimizer, gradients -------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def masked_sgd_(
     done on them and the parameters are their rounding. `masks` are bool of the parameters' shapes or `pack`ed bits.
     `lr` is a number or a 0-d float32 or float64 tensor, so that a CUDA graph that was captured follows a schedule.
     """
-    params, momenta, masters = list(params), list(momenta) if momentum else [], list(masters or ())
+    params, momenta, masters = list(params), list(momenta) if momentum else [], [] if masters is None else list(masters)
     rate, rate_tensor = (0.0, lr) if isinstance(lr, Tensor) else (float(lr), None)
     _op(
         params, list(grads), momenta, list(masks), masters, rate, rate_tensor,
@@ -84,6 +84,8 @@ def _check(
     for name, tensors in (("momenta", momenta), ("masters", masters)):
         if tensors:
             check_shapes(name, tensors, params, "params")
+    if masters:
+        _check_masters(params, masters)
     if len(masks) != len(params):
         raise ValueError(f"masks has {len(masks)} tensors for {len(params)} params")
     if momentum and len(momenta) != len(params):
@@ -92,12 +94,20 @@ def _check(
         wide = torch.float64 if p.dtype == torch.float64 else torch.float32
         check_dtypes(f"grads[{i}:]", [g], (p.dtype,))
         check_dtypes(f"momenta[{i}:]", momenta[i : i + 1], (wide,))
-        check_dtypes(f"masters[{i}:]", masters[i : i + 1], (torch.float32,))
         shape = p.shape if mask.dtype == torch.bool else (packed_size(p.numel()),)
         if mask.shape != shape:
             raise ValueError(f"masks[{i}] has shape {tuple(mask.shape)}; allowed is {tuple(shape)}")
     check_rule(params, lr_tensor, momentum, dampening, nesterov)
     one_device([*params, *grads, *momenta, *masks, *masters])
+
+
+def _check_masters(params: list[Tensor], masters: list[Tensor]) -> None:
+    check_dtypes("masters", masters, (torch.float32,))
+    for i, (p, master) in enumerate(zip(params, masters, strict=True)):
+        if p.dtype == torch.float64:
+            raise ValueError(f"masters[{i}] is float32 and params[{i}] float64; masters are for bfloat16 and float16")
+        if master.device != p.device:
+            raise ValueError(f"masters[{i}] is on {master.device}; params[{i}] is on {p.device}")
 
 
 def _reference(
