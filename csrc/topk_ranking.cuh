@@ -66,8 +66,8 @@ struct Ends {             // of the bracket, as far as they are known: [0] above
 
 template <class Rank>
 struct State {  // of one ranking, in device memory, zero at first
-  alignas(128) unsigned long long inside;  // what every chunk adds to, away from what is only read
-  alignas(128) unsigned long long above, at_hi, at_lo, close, sampled;
+  alignas(64) unsigned long long inside;  // what every chunk adds to, away from what is only read
+  alignas(64) unsigned long long above, at_hi, at_lo, close, sampled;
   Ends<Rank> ends[kDigits<Rank>];  // after so many digits
   Rank lo, hi;
   unsigned finished;               // blocks of the last kernel

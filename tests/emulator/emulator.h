@@ -136,6 +136,12 @@ inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline int __clzll(long long x) { return std::countl_zero(static_cast<unsigned long long>(x)); }
+inline uint32_t __byte_perm(uint32_t a, uint32_t b, uint32_t selector) {
+  const uint64_t both = static_cast<uint64_t>(b) << 32 | a;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) result |= static_cast<uint32_t>(both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return result;
+}
 inline unsigned __vcmpeq4(unsigned a, unsigned b) {
   unsigned equal = 0;
   for (int s = 0; s < 32; s += 8) equal |= (a >> s & 255) == (b >> s & 255) ? 255u << s : 0;
