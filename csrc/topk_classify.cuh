@@ -19,8 +19,7 @@ struct Work : Span {  // a chunk
   int64_t begin;      // its place in the row
 
   template <class Rank>
-  __device__ static Work at(const Ranking<Rank>& k, int64_t c) {
-    const Chunk chunk = k.chunk[c];
+  __device__ static Work of(const Ranking<Rank>& k, Chunk chunk) {
     const Row& row = k.rows[chunk.row];
     const int64_t begin = chunk.number * int64_t{row.chunk};
     return {row.from(begin), static_cast<int>(min(int64_t{row.chunk}, row.n - begin)), chunk.row, begin};
@@ -92,6 +91,10 @@ __device__ inline Sums block_sums(int not_below, int at_hi, int at_lo, int insid
   return sums;
 }
 
+__device__ inline int at_bit(int bit) {  // which element of the chunk a bit of Classes::inside is
+  return (bit / 4 * kThreads + static_cast<int>(threadIdx.x)) * 4 + bit % 4;
+}
+
 template <class Rank>
 struct Classes {  // of a thread's elements
   int not_below = 0, at_hi = 0, at_lo = 0;
@@ -119,30 +122,27 @@ struct Classes {  // of a thread's elements
     return bytes;
   }
 
-  // Sorts what was only marked as near, and everything where a NaN was seen, which the signs of differences mistake.
-  __device__ void look_again(const Work& work, Rank lo, Rank hi, uint32_t near, bool nan) {
-    if (nan) {
-      near = 0;
-      not_below = 0;
-      for (int turn = 0; turn * kThreads * 4 < work.n; ++turn) {
-        const int at = (turn * kThreads + static_cast<int>(threadIdx.x)) * 4;
-        Rank ranks[4];
-        for (int j = 0; j < 4; ++j) ranks[j] = rank_at<Rank>(work, at + j, true);
-        *reinterpret_cast<uint32_t*>(work.mask + at) = take(ranks, lo, hi, turn);
-      }
+  // Sorts an element that was only marked as near; `bit` is as in `inside`.
+  __device__ void look_again(const Work& work, Rank rank, Rank lo, Rank hi, int bit) {
+    if (rank == hi) {
+      ++not_below;
+      ++at_hi;
+      work.mask[at_bit(bit)] = 1;
+    } else if (rank == lo) {
+      ++at_lo;
+    } else {
+      inside |= 1u << bit;
     }
-    for (; near != 0; near &= near - 1) {
-      const int bit = __ffs(static_cast<int>(near)) - 1, at = ((bit / 4) * kThreads + static_cast<int>(threadIdx.x)) * 4 + bit % 4;
-      const Rank rank = rank_at<Rank>(work, at, true);
-      if (rank == hi) {
-        ++not_below;
-        ++at_hi;
-        work.mask[at] = 1;
-      } else if (rank == lo) {
-        ++at_lo;
-      } else {
-        inside |= 1u << bit;
-      }
+  }
+
+  // Takes all of the thread's elements anew: where a NaN was seen, which the signs of differences mistake.
+  __device__ void take_all(const Work& work, Rank lo, Rank hi) {
+    *this = {};
+    for (int turn = 0; turn * kThreads * 4 < work.n; ++turn) {
+      const int at = at_bit(4 * turn);
+      Rank ranks[4];
+      for (int j = 0; j < 4; ++j) ranks[j] = rank_at<Rank>(work, at + j, true);
+      *reinterpret_cast<uint32_t*>(work.mask + at) = take(ranks, lo, hi, turn);
     }
   }
 };
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
   __shared__ uint4 scratch[kThreads / 32];
   __shared__ unsigned long long base;
   after_the_kernel_before();
-  Work work = Work::at(k, blockIdx.x);
+  Work work = Work::of(k, k.chunk[blockIdx.x]);
   int group = 0;
   ring.start(work, 0, group);
   const Ends<Rank> ends = ends_after(k, kDigits<Rank>);
@@ -195,12 +195,15 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
     k.state->hi = hi;
     k.state->shift = shift;
   }
-  unsigned long long all_above = 0, all_hi = 0, all_lo = 0;  // of this block's chunks: one address takes few additions
-  for (int64_t c = blockIdx.x; c < k.chunks; c += gridDim.x) {
-    const bool more = c + gridDim.x < k.chunks;
-    const Work next = more ? Work::at(k, c + gridDim.x) : work;
+  unsigned all_above = 0, all_hi = 0, all_lo = 0;  // of this block's chunks: one address takes few additions at a time
+  const unsigned chunks = static_cast<unsigned>(k.chunks), step = gridDim.x;  // fewer than 2^31, which the host checks
+  Chunk coming = k.chunk[min(blockIdx.x + step, chunks - 1)];  // read one chunk earlier than its row
+  for (unsigned c = blockIdx.x; c < chunks; c += step) {
+    const bool more = c + step < chunks;
+    const Work next = more ? Work::of(k, coming) : work;
+    coming = k.chunk[min(c + 2 * step, chunks - 1)];
     Classes<Rank> classes;
-    uint32_t near = 0;  // as `inside`, with the bracket's ends
+    Rank first_inside = 0;  // its rank, for the list; further ones are read again
     bool nan = false;
     for (int first = 0; first * kThreads * 4 < work.n; first += kAhead<Rank>) {
       if ((first + kAhead<Rank>) * kThreads * 4 < work.n)
@@ -212,6 +215,7 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
       if constexpr (sizeof(Rank) == 4) {
         if (plain && work.plain()) {
           const Plain bracket{lo, hi};
+          uint32_t near = 0;  // as `inside`, with the bracket's ends
           __pipeline_wait_prior(1);
 #pragma unroll
           for (int t = 0; t < kAhead<Rank>; ++t) {
@@ -219,6 +223,14 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
             const uint32_t bytes = bracket.take(ring.words[group][t][0][threadIdx.x], near, first + t, nan);
             *reinterpret_cast<uint32_t*>(work.mask + at) = bytes;
             classes.not_below += __popc(bytes);
+          }
+          for (; near != 0; near &= near - 1) {
+            const int bit = __ffs(static_cast<int>(near)) - 1;
+            const uint32_t* words = reinterpret_cast<const uint32_t*>(&ring.words[group][bit / 4 - first][0][threadIdx.x]);
+            const Rank rank = static_cast<Rank>(words[bit % 4] & 0x7fffffffu);
+            const bool none = classes.inside == 0;
+            classes.look_again(work, rank, lo, hi, bit);
+            if (none) first_inside = rank;
           }
           group ^= 1;
           continue;
@@ -254,8 +266,9 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
       }
       group ^= 1;
     }
+    bool known = plain && work.plain() && !nan;  // the rank of the first
     if constexpr (sizeof(Rank) == 4)
-      if (plain && work.plain()) classes.look_again(work, lo, hi, near, nan);
+      if (nan) classes.take_all(work, lo, hi);
     uint32_t inside = classes.inside;
     const Sums sums = block_sums(classes.not_below, classes.at_hi, classes.at_lo, __popc(inside), scratch);
     if (threadIdx.x == 0) {
@@ -272,9 +285,9 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
       const Row& row = k.rows[work.number];
       int64_t slot = static_cast<int64_t>(base) + sums.before;
       for (; inside != 0 && slot < k.room; inside &= inside - 1, ++slot) {  // past the room the list is not used
-        const int bit = __ffs(static_cast<int>(inside)) - 1;
-        const int at = ((bit / 4) * kThreads + static_cast<int>(threadIdx.x)) * 4 + bit % 4;
-        const Rank rank = rank_at<Rank>(work, at, k.magnitude);
+        const int at = at_bit(__ffs(static_cast<int>(inside)) - 1);
+        const Rank rank = known ? first_inside : rank_at<Rank>(work, at, k.magnitude);
+        known = false;
         k.list[slot] = Entry<Rank>::make(rank, row.start + row.index_of(work.begin + at));
         atomicAdd(k.list_bins + ((biased(rank) - biased(lo)) >> shift), 1u);
       }
@@ -282,9 +295,9 @@ __global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const 
     work = next;
   }
   if (threadIdx.x == 0) {
-    atomicAdd(&k.state->above, all_above);
-    atomicAdd(&k.state->at_hi, all_hi);
-    atomicAdd(&k.state->at_lo, all_lo);
+    atomicAdd(&k.state->above, static_cast<unsigned long long>(all_above));
+    atomicAdd(&k.state->at_hi, static_cast<unsigned long long>(all_hi));
+    atomicAdd(&k.state->at_lo, static_cast<unsigned long long>(all_lo));
   }
 }
 

@@ -115,6 +115,7 @@ void rank_many(const std::vector<Row>& host, int64_t keep, bool magnitude, unsig
     k.chunks += chunks_of(row);
     input += row.n * (row.type == ScalarType::Double ? 8 : row.type == ScalarType::Float ? 4 : 2);
   }
+  STD_TORCH_CHECK(k.chunks < 2147483648 - 65536, "topk_masks: too many chunks in one ranking: ", k.chunks);
   const int64_t entry = sizeof(Entry<Rank>), most = (PRUNE_MEMORY + input / 100) / (entry + entry / 4);
   if (k.total * static_cast<int64_t>(sizeof(Rank)) <= 4 * int64_t{PRUNE_WHOLE_SAMPLE}) {
     k.sample_size = k.total;

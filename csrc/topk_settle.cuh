@@ -184,7 +184,7 @@ __device__ void settle_ties(const Ranking<Rank>& k, const Decision<Rank>& d, int
   const Tally tally = k.tallies[c];
   const int ties = d.low ? tally.at_lo : tally.at_hi;
   if (!d.low && quota == ties) return;  // the mask holds them all already
-  const Work work = Work::at(k, c);
+  const Work work = Work::of(k, k.chunk[c]);
   const int n = work.n;
   const Rank threshold = d.threshold;
   __shared__ int scratch[32];
