@@ -11,17 +11,35 @@ from typing import Any
 
 import pytest
 import torch
-from ops_cases import DTYPES, TOLERANCES, Dice, TopK, Update, indexed_reference, nnz_reference, sgd_reference, topk_reference
+from ops_cases import (
+    DTYPES,
+    TOLERANCES,
+    Dice,
+    TopK,
+    Update,
+    nnz_reference,
+    sgd_reference,
+    topk_reference,
+)
 from torch import Tensor
 
 from pruning import ops
 
 ROOT = Path(__file__).parents[1]
 CXX = os.environ.get("CXX") or shutil.which("g++")
-FLAGS = (
-    "-std=c++20 -O1 -fPIC -fvisibility=hidden -fno-gnu-unique -fno-strict-aliasing -ffp-contract=off -U_FORTIFY_SOURCE "
-    "-ftrivial-auto-var-init=pattern -w -DTORCH_TARGET_VERSION=0x020b000000000000"
-).split()
+FLAGS = [
+    "-std=c++20",
+    "-O1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-fno-gnu-unique",
+    "-fno-strict-aliasing",
+    "-ffp-contract=off",
+    "-U_FORTIFY_SOURCE",
+    "-ftrivial-auto-var-init=pattern",
+    "-w",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+]
 WATCHED = ["-fsanitize=alignment", "-fsanitize-coverage=trace-pc"]
 SMALL = ["ONE_BLOCK=256", "WHOLE_SAMPLE=2048", "LEAST_SAMPLE=512", "MEMORY=65536"]  # the ways of large rankings, soon
 
@@ -118,7 +136,18 @@ def weights(kind: str, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return x.to(dtype)
 
 
-KINDS = ("normal", "zeros", "clamped", "equal", "five levels", "sorted", "runs of 4", "runs of 8", "misleading", "narrow")
+KINDS = (
+    "normal",
+    "zeros",
+    "clamped",
+    "equal",
+    "five levels",
+    "sorted",
+    "runs of 4",
+    "runs of 8",
+    "misleading",
+    "narrow",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,14 +159,20 @@ def test_topk_masks_by_bracket_and_by_ties(small: Emulator, kind: str) -> None:
         for keep in keeps:
             small.set(keep + i)
             small.select(TopK([x[: n // 3], x[n // 3 :]], [keep], True))
-        small.select(TopK([x[: n // 3], x[n // 3 :]], [n // 3], False, [Dice(9).mask((m,), 0.7) for m in (n // 3, n - n // 3)]))
+        small.select(
+            TopK([x[: n // 3], x[n // 3 :]], [n // 3], False, [Dice(9).mask((m,), 0.7) for m in (n // 3, n - n // 3)])
+        )
     small.select(TopK([x, x[1:2000]], [n // 5, 77], True))
 
 
 @pytest.mark.parametrize("kind", ["normal", "zeros", "five levels"])
 def test_topk_masks_of_other_layouts(small: Emulator, kind: str) -> None:
     x = weights(kind, 48 * 36 * 9).view(48, 36, 3, 3)
-    for last in (x.to(memory_format=torch.channels_last), x.transpose(0, 1).contiguous().transpose(0, 1), x.mT.contiguous().mT):
+    for last in (
+        x.to(memory_format=torch.channels_last),
+        x.transpose(0, 1).contiguous().transpose(0, 1),
+        x.mT.contiguous().mT,
+    ):
         for keep in (x.numel() // 5, int((x != 0).sum())):
             small.set(keep)
             small.select(TopK([last, x[0], last[:7]], [keep], True))
