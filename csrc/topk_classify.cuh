@@ -11,6 +11,11 @@ namespace {
 
 constexpr int kChunk = 8192, kSmallChunk = 2048;  // elements that a block classifies at a time; at most 32 a thread, one bit each
 constexpr int kClassifiers = 3;                   // blocks of a multiprocessor
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200)
+constexpr int kResident = 2;  // 100 KB of shared memory, 33 KB for a block: registers for two do
+#else
+constexpr int kResident = kClassifiers;
+#endif
 template <class Rank>
 constexpr int kAhead = sizeof(Rank) == 4 ? 4 : 2;  // reads of four that are on their way at a time
 
@@ -173,7 +178,7 @@ struct Plain {
 
 // Blocks stay and take chunk after chunk, so that the next one's weights are on their way while this one's are listed.
 template <class Rank>
-__global__ void __launch_bounds__(kThreads, kClassifiers) classify_kernel(const Ranking<Rank> k) {
+__global__ void __launch_bounds__(kThreads, kResident) classify_kernel(const Ranking<Rank> k) {
   __shared__ Ring<Rank> ring;
   __shared__ uint4 scratch[kThreads / 32];
   __shared__ unsigned long long base;

@@ -41,7 +41,7 @@ __device__ inline void add_bins(const unsigned* from, unsigned* to) {
 
 // Reads the sample, or everything, keeps its ranks and counts their leading digits.
 template <class Rank>
-__global__ void __launch_bounds__(kThreads) sample_kernel(const Ranking<Rank> k) {
+__global__ void __launch_bounds__(kThreads, 4) sample_kernel(const Ranking<Rank> k) {
   __shared__ unsigned bins[kDigitBins];
   __shared__ int64_t starts[Search<Rank>::kRows];
   const Search<Rank> row_of{k, starts};
