@@ -237,8 +237,8 @@ setup(
     package_dir={"pruning": "pruning", "pruning.cli": "cli"},
     package_data={
         "pruning": ["py.typed"],
-        "pruning.recipes": ["*.toml"],
-        "pruning.studies": ["*.toml", "reported/*.csv"],
+        "pruning.plan.recipes": ["*.toml"],
+        "pruning.study.studies": ["*.toml", "reported/*.csv"],
     },
     ext_modules=MODULES,
     cmdclass={"build_py": Note, "build_ext": command(BUILT) if MODULES else build_ext},

@@ -13,10 +13,11 @@ import statistics
 from pathlib import Path
 
 import torch
+from pruning.record.rewind import TECHNIQUES
 
-from pruning import engine, ops, runs
+from pruning import engine, ops
 from pruning.plan import Prune, Retrain, load_plan, override
-from pruning.rewind import TECHNIQUES
+from pruning.record import runs
 
 SEEDS = range(5)
 SPARSITIES = (0.9, 0.95, 0.98)

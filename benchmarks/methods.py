@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 
-from pruning import compare, engine, ops, runs, search
+from pruning import engine, ops
 from pruning.plan import Iterate, Plan, PlanError, Train, make
+from pruning.record import runs
+from pruning.study import compare, search
 
 EPOCHS, SEEDS, GOALS, TUNED_AT = 20, (0, 1, 2), (0.9, 0.95, 0.99), 0.95
 DECAYS = (5e-4, 5e-3, 5e-2)

@@ -23,10 +23,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from pruning import api, models, ops
+from pruning import models, ops
+from pruning.deciding import decision
 from pruning.engine.fitting import make_optimizer
-from pruning.methods import DPF, GMP, LCOriginal, Method, for_training
 from pruning.plan import GOAL_METHODS, Train
+from pruning.training.methods import DPF, GMP, LCOriginal, Method, for_training
 
 SPARSITY = 0.9
 RECIPE_STEPS = 200 * 352  # 200 epochs of CIFAR-10's 45,000 images in batches of 128: zimmer-resnet56-cifar10-*
@@ -72,7 +73,7 @@ class Contender:
         self.network = models.build(options.model, (3, 32, 32), 10, options=width, seed=0).to(device)
         self.method: Method = for_training(train, total)
         if case.startswith("bimp"):
-            self.method = Method(api.decide(self.network, "magnitude", 1 - SPARSITY))
+            self.method = Method(decision.decide(self.network, "magnitude", 1 - SPARSITY))
         self.optimizer = make_optimizer(self.network, train, self.method.attach(self.network))
         self.method.bind(self.network, self.optimizer)
         generator = torch.Generator().manual_seed(0)

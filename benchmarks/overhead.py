@@ -19,14 +19,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from pruning import loop, models
-from pruning.checkpoint import environment
+from pruning import models
 from pruning.data.source import Source
 from pruning.data.tensors import TensorData
 from pruning.engine.session import find_device
 from pruning.events import silent
-from pruning.methods import METHODS
-from pruning.optim import MaskedSGD
+from pruning.record.environment import environment
+from pruning.training import loop
+from pruning.training.methods import METHODS
+from pruning.training.optim import MaskedSGD
 
 BATCH = 128
 

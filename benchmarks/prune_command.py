@@ -20,10 +20,13 @@ from typing import Any
 import torch
 from timing import machine
 
-from pruning import api, checkpoint, engine, loop, models, ops
+from pruning import engine, models, ops
+from pruning.deciding import decision
 from pruning.engine import results
 from pruning.masks import Masks
 from pruning.plan import Prune, Train
+from pruning.record import checkpoint
+from pruning.training import loop
 
 IMAGES = """
 import torch
@@ -38,7 +41,7 @@ PARTS: dict[str, list[tuple[Any, str]]] = {
     "build the network": [(models, "build")],
     "read weights and momenta": [(checkpoint, "load")],
     "copy them into the network, check them": [(checkpoint, "restore")],
-    "score and select": [(api, "decide")],
+    "score and select": [(decision, "decide")],
     "write weights, masks and momenta": [(checkpoint, "save"), (Masks, "save")],
     "evaluate and count MACs": [(loop, "evaluate"), (results, "count_macs")],
 }

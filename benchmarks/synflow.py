@@ -15,11 +15,12 @@ from pathlib import Path
 
 import torch
 
-from pruning import api, models
-from pruning.allocation import allocate
-from pruning.checkpoint import environment
+from pruning import models
+from pruning.deciding import decision
+from pruning.deciding.allocation import allocate
+from pruning.deciding.scoring import score
 from pruning.masks import keep_count, prunable
-from pruning.scoring import score
+from pruning.record.environment import environment
 
 
 def seconds(work: object, repeats: int) -> tuple[list[float], list[float]]:
@@ -45,11 +46,11 @@ def main() -> None:
     density = 1 - options.sparsity
     total = sum(weight.numel() for weight in prunable(network).values())
 
-    masks = api.decide(network, "synflow", density, batch=batch)  # the warm-up
+    masks = decision.decide(network, "synflow", density, batch=batch)  # the warm-up
     assert masks.kept == keep_count(total, options.sparsity)
     scores = score(network, "synflow", batch=batch)
     parts = {
-        "100 rounds in all": (lambda: api.decide(network, "synflow", density, batch=batch), options.repeats),
+        "100 rounds in all": (lambda: decision.decide(network, "synflow", density, batch=batch), options.repeats),
         "one scoring": (lambda: score(network, "synflow", batch=batch), 10),
         "one allocation": (lambda: allocate(scores, density), 10),
     }

@@ -18,9 +18,10 @@ from typing import NamedTuple
 
 import torch
 
-from pruning import engine, runs
-from pruning.checkpoint import environment
+from pruning import engine
 from pruning.plan import Prune, Retrain, Train
+from pruning.record import runs
+from pruning.record.environment import environment
 
 T = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # seeds -> two-sided 95 % point of Student's t
 SMALL_CIFAR = f"{Path(__file__).with_name('small_cifar.py')}:load"

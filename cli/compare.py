@@ -77,8 +77,8 @@ def compare_plans(
     if wrong := [goal for goal in goals if not 0 < goal < 1]:
         raise PlanError(f"sparsity must lie between 0 and 1, not {wrong[0]:g}")
     plans = [plan.override_plan(plan.load_plan(name), changes) for name in recipes]
-    from pruning import compare
-    from pruning.search import Trial
+    from pruning.study import compare
+    from pruning.study.search import Trial
 
     if method:
         if lost := [m for m in method if m in plan.GOAL_METHODS and not goals]:

@@ -29,7 +29,7 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, debug: opti
     Put its --json into a bug report.
     """
     from pruning import ops
-    from pruning.data.files import data_folder
+    from pruning.data.places import data_folder
 
     report: dict[str, Any] = {
         "version": __version__,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pruning import runs
+from pruning.record import runs
 
 from . import options, tables
 from .inputs import run_folder

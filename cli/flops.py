@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import plan, runs
+from pruning import plan
 from pruning.plan import PlanError, choices, suggest
+from pruning.record import runs
 
 from . import options, tables
 from .inputs import run_folder, shape

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pruning import plan, runs
+from pruning import plan
 from pruning.plan import PlanError, suggest
+from pruning.record import runs
 
 
 def run_folder(text: str) -> Path:

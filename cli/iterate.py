@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import plan, runs
+from pruning import plan
 from pruning.plan import PlanError
+from pruning.record import runs
 
 from . import options
 from .inputs import given, merged, run_folder

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import plan, sweep
+from pruning import plan
 from pruning.plan import PlanError, suggest
+from pruning.study import sweep
 
 from . import options, tables
 from .output import emit, emit_json
@@ -93,14 +94,17 @@ def _study_line(study: sweep.Study) -> str:
 
 
 def _registry(kind: str) -> Mapping[str, str]:
-    from pruning import ablations, allocation, criteria, data, methods, models, rewind, schedules
+    from pruning import data, models
+    from pruning.deciding import ablations, allocation, criteria
+    from pruning.plan import techniques
+    from pruning.training import methods, schedules
 
     return {
         "models": models.MODELS,
         "data": data.DATASETS,
         "criteria": {name: criterion.summary for name, criterion in criteria.CRITERIA.items()},
         "allocations": allocation.ALLOCATIONS,
-        "techniques": {name: technique.summary for name, technique in rewind.TECHNIQUES.items()},
+        "techniques": {name: technique.summary for name, technique in techniques.TECHNIQUES.items()},
         "schedules": schedules.RETRAIN_SCHEDULES,
         "methods": methods.SUMMARIES,
         "ablations": ablations.ABLATIONS,

@@ -42,7 +42,7 @@ def report(
     DIR/index.html holds everything and needs no network. Each table lies beside it as CSV and Markdown, each figure as SVG and
     PNG (with matplotlib: the extra `plot`). Combinations that have not been run are shown as missing.
     """
-    from pruning.report import write_report
+    from pruning.study.report import write_report
 
     told = write_report(runs, out, study)
     with Screen(quiet=quiet) as screen:

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import plan, runs
+from pruning import plan
 from pruning.plan import TUNED_SCHEDULES, PlanError, RetrainSchedule, Train, choices
+from pruning.record import runs
 
 from . import options, tables
 from .inputs import given
@@ -118,7 +119,8 @@ def schedule(
 
     Retraining schedules derive from the schedule of the original training: that of a run, of a recipe, or as given.
     """
-    from pruning import engine, schedules
+    from pruning import engine
+    from pruning.training import schedules
 
     wanted = list(dict.fromkeys(names or PAPER))
     flags = given(
@@ -221,7 +223,7 @@ def _norm_lost(folder: Path, trust_code: bool) -> float:
 
 
 def _refuse_unused(names: Sequence[str], impact: float | None, lr: float | None, warmup: float | None) -> None:
-    from pruning.schedules import IMPACT
+    from pruning.training.schedules import IMPACT
 
     for option, value, users in (
         ("--impact", impact, tuple(IMPACT)),
@@ -240,7 +242,7 @@ def _spaced(total: int, number: int) -> list[int]:
 def _draw(
     path: Path, found: Mapping[str, Schedule], original: Schedule, original_epochs: int, epochs: int, per_epoch: int
 ) -> None:
-    from pruning.figures import Figure, Line, Panel, save
+    from pruning.study.report.figures import Figure, Line, Panel, save
 
     def line(name: str, rate: Schedule, length: int) -> Line:
         steps = _spaced(length * per_epoch, POINTS)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import runs
+from pruning.record import runs
 
 from . import curve, options, tables
 from .flops import as_json, of_run
@@ -75,7 +75,7 @@ def show_run(
 
 def _draw(path: Path, summary: dict[str, Any]) -> None:
     """Draws the density of each layer, as Frankle et al. 2021, Figure 11."""
-    from pruning.figures import Figure, Line, Panel, save
+    from pruning.study.report.figures import Figure, Line, Panel, save
 
     layers = summary["layers"]
     shares = [100 * kept / total for kept, total in layers.values()]

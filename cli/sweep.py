@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import runs, sweep
 from pruning.plan import PlanError, suggest
+from pruning.record import runs
+from pruning.study import sweep
 
 from . import options
 from .output import emit, emit_json
@@ -139,7 +140,7 @@ def sweep_study(
     with Screen(quiet=quiet) as screen:
         pool: sweep.Executor
         if executor == "ray":
-            from pruning.sweep.cluster import RayExecutor
+            from pruning.study.sweep.cluster import RayExecutor
 
             pool = RayExecutor(address, threads=threads, gpus=gpus_per_run, jobs=jobs)
         else:

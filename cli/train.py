@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning import plan, runs
+from pruning import plan
+from pruning.record import runs
 
 from . import options, tables
 from .inputs import given, merged
@@ -96,7 +97,7 @@ def _found(
     phase: plan.Train, goal: float, trials: int, by: str | None, out: Path, quiet: bool, **where: Any
 ) -> plan.Train:
     """Returns the training whose sparsity met the goal, after showing every trial."""
-    from pruning import search
+    from pruning.study import search
 
     done: list[search.Trial] = []
     screen = Screen(quiet=quiet, phases=trials)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning import plan, runs
+from pruning import plan
 from pruning.plan import PlanError, suggest
+from pruning.record import runs
 
 from .tables import percent
 

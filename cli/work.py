@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning import runs
 from pruning.plan import PHASES, Plan, Prune, Retrain, Train
+from pruning.record import runs
 
 from . import tables
 from .output import emit, emit_json

@@ -12,19 +12,22 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Masks": "pruning.masks",
-    "prune": "pruning.api",
-    "score": "pruning.api",
-    "allocate": "pruning.allocation",
-    "MaskedSGD": "pruning.optim",
-    "enforce": "pruning.optim",
+    "prune": "pruning.deciding.decision",
+    "score": "pruning.deciding.decision",
+    "allocate": "pruning.deciding.allocation",
+    "MaskedSGD": "pruning.training.optim",
+    "enforce": "pruning.training.optim",
     "count_macs": "pruning.flops",
     "Plan": "pruning.plan",
     "PlanError": "pruning.plan",
 }
-_MODULES = (
-    "ablations", "allocation", "checkpoint", "criteria", "data", "engine", "flops", "loop", "masks", "methods", "models",
-    "ops", "optim", "plan", "rewind", "runs", "schedules", "structured",
-)  # fmt: skip
+_MODULES = {  # wings, and what is used so often that it needs no path
+    **{name: f"pruning.{name}" for name in ("data", "deciding", "engine", "flops", "masks", "models", "ops", "plan", "record",
+                                            "study", "training")},
+    **{name: f"pruning.deciding.{name}" for name in ("ablations", "allocation", "criteria", "filters")},
+    **{name: f"pruning.training.{name}" for name in ("loop", "methods", "optim", "schedules")},
+    **{name: f"pruning.record.{name}" for name in ("checkpoint", "runs")},
+}  # fmt: skip
 
 __all__ = ["__version__", *_MODULES, *_WHERE]
 
@@ -33,7 +36,7 @@ def __getattr__(name: str) -> Any:
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"pruning.{name}")
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'pruning' has no attribute '{name}'")
 
 

@@ -190,7 +190,8 @@ def facts() -> Iterator[tuple[str, Any]]:
 
 def planned() -> Iterator[tuple[str, Any]]:
     """Yields the folders that every recipe and study would fill, studies as a count and a digest of the list."""
-    from pruning import plan, sweep
+    from pruning import plan
+    from pruning.study import sweep
 
     for name in plan.recipe_names():
         phases = plan.load_plan(name).phases

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import pruning
-from pruning import ablations, api, plan
+from pruning import plan
+from pruning.deciding import ablations, decision
 from pruning.events import Event
 from pruning.masks import Masks
 from pruning.plan import PlanError
@@ -46,8 +47,8 @@ def test_the_registry_has_the_names_of_the_plan() -> None:
 @pytest.mark.parametrize("ablation", ["shuffle", "random-counts"])
 def test_layer_counts_stay_and_the_masks_change(criterion: str, ablation: str) -> None:
     for seed in range(5):
-        plain = api.decide(network(seed), criterion, 0.2, batch=BATCH, tell=quiet)
-        changed = api.decide(network(seed), criterion, 0.2, batch=BATCH, ablation=ablation, tell=quiet)
+        plain = decision.decide(network(seed), criterion, 0.2, batch=BATCH, tell=quiet)
+        changed = decision.decide(network(seed), criterion, 0.2, batch=BATCH, ablation=ablation, tell=quiet)
         assert counts(changed) == counts(plain)
         assert not same(changed, plain)
 
@@ -56,8 +57,8 @@ def test_shuffling_across_keeps_the_total_alone() -> None:
     model = network()
     with torch.no_grad():
         model[3].weight.mul_(1e-3)
-    plain = api.decide(model, "magnitude", 0.2, tell=quiet)
-    changed = api.decide(model, "magnitude", 0.2, ablation="shuffle-across")
+    plain = decision.decide(model, "magnitude", 0.2, tell=quiet)
+    changed = decision.decide(model, "magnitude", 0.2, ablation="shuffle-across")
     assert changed.kept == plain.kept
     assert counts(plain)[1] == 0
     assert counts(changed)[1] == pytest.approx(0.2 * 750, abs=50)
@@ -68,7 +69,7 @@ def test_changes_of_masks_revive_nothing_and_follow_the_generator(ablation: str)
     model = network()
     present = pruning.prune(model, 0.5)
     changed = [
-        api.decide(model, "magnitude", 0.2, masks=present, ablation=ablation, generator=generator(seed, "a"))
+        decision.decide(model, "magnitude", 0.2, masks=present, ablation=ablation, generator=generator(seed, "a"))
         for seed in (0, 0, 1)
     ]
     for masks in changed:
@@ -90,7 +91,7 @@ def test_every_place_is_as_likely_in_a_shuffle() -> None:
 def test_inverting_keeps_the_lowest(criterion: str) -> None:
     model = network()
     scores = torch.cat([s.flatten() for s in pruning.score(model, criterion, BATCH).values()])
-    masks = api.decide(model, criterion, 0.3, batch=BATCH, ablation="invert")
+    masks = decision.decide(model, criterion, 0.3, batch=BATCH, ablation="invert")
     mask = torch.cat([m.flatten() for m in masks.values()])
     assert scores[mask].max() <= scores[~mask].min()
     assert masks.kept == round(0.3 * masks.total)
@@ -98,7 +99,7 @@ def test_inverting_keeps_the_lowest(criterion: str) -> None:
 
 def test_inverting_synflow_inverts_every_round() -> None:
     model = network()
-    whole = api.decide(model, "synflow", 0.9, batch=BATCH, ablation="invert", rounds=3, tell=quiet)
+    whole = decision.decide(model, "synflow", 0.9, batch=BATCH, ablation="invert", rounds=3, tell=quiet)
     masks: Masks | None = None
     for n in (1, 2, 3):
         masked = deepcopy(model)
@@ -112,8 +113,8 @@ def test_inverting_synflow_inverts_every_round() -> None:
 
 def test_grasp_inverted_is_the_inversion_of_grasp() -> None:
     model = network().double()
-    one = api.decide(model, "grasp", 0.3, batch=BATCH, ablation="invert")
-    assert same(one, api.decide(model, "grasp-inverted", 0.3, batch=BATCH))
+    one = decision.decide(model, "grasp", 0.3, batch=BATCH, ablation="invert")
+    assert same(one, decision.decide(model, "grasp-inverted", 0.3, batch=BATCH))
 
 
 def test_a_normal_initialization_takes_away_the_layers_variances() -> None:
@@ -123,8 +124,8 @@ def test_a_normal_initialization_takes_away_the_layers_variances() -> None:
     with torch.no_grad():
         model[0].weight.mul_(100)
     before = deepcopy(model.state_dict())
-    plain = api.decide(model, "magnitude", 0.2, tell=quiet)
-    changed = api.decide(model, "magnitude", 0.2, ablation="normal-init")
+    plain = decision.decide(model, "magnitude", 0.2, tell=quiet)
+    changed = decision.decide(model, "magnitude", 0.2, ablation="normal-init")
     assert counts(plain)[0] == pytest.approx(290, abs=0)
     assert counts(changed)[0] == pytest.approx(0.2 * 600, abs=35)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -136,7 +137,7 @@ def test_a_normal_initialization_takes_away_the_layers_variances() -> None:
 def test_reinit_keeps_the_masks_and_nothing_else() -> None:
     model = network(0)
     model[2].running_mean.fill_(3.0)
-    expected_masks = api.decide(model, "snip", 0.2, batch=BATCH, tell=quiet)
+    expected_masks = decision.decide(model, "snip", 0.2, batch=BATCH, tell=quiet)
     rebuild = partial(network, 1)
     masks = pruning.prune(model, 0.8, "snip", batch=BATCH, ablation="reinit", rebuild=rebuild, tell=quiet)
     assert same(masks, expected_masks)

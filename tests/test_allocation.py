@@ -12,8 +12,8 @@ from torch import Tensor
 
 import pruning
 from pruning import models, plan
-from pruning.allocation import ALLOCATIONS, allocate, collapsed, lamp, layer_counts
-from pruning.masks import Masks
+from pruning.deciding.allocation import ALLOCATIONS, allocate, lamp, layer_counts
+from pruning.masks import Masks, empty_layers
 from pruning.plan import PlanError
 
 SHAPES = {
@@ -371,7 +371,7 @@ def test_collapse_is_named() -> None:
     scores = random_scores(0)
     scores["fc1.weight"] *= 1e-6
     masks = allocate(scores, 0.05, "global")
-    assert collapsed(masks) == ["fc1.weight"]
+    assert empty_layers(masks) == ["fc1.weight"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from pruning.cli import curve, tables
 from pruning.cli.examples import EXAMPLES, MAIN_JOB
 from pruning.cli.main import COMMANDS
 
-from pruning import plan, runs
+from pruning import plan
+from pruning.record import runs
 
 FAST = ("--set", "batch_size=20")
 
@@ -347,7 +348,8 @@ def test_completion(workspace: Path, words: str, offered: set[str]) -> None:
 
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the engine's work: a phase becomes a run folder with a summary, and no network is trained."""
-    from pruning import engine, search
+    from pruning import engine
+    from pruning.study import search
 
     def advance(phase: Any, parent: Path | None, out: Path, **options: Any) -> Path:
         root = phase if parent is None else runs.train_settings(parent)

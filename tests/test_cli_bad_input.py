@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Prune, files, write_code
 
-from pruning import runs
+from pruning.record import runs
 
 # command line -> exit code, and what the one line on standard error says. DENSE, PRUNED and RETRAINED stand for run folders.
 CASES: dict[str, tuple[int, tuple[str, ...]]] = {
@@ -237,7 +237,7 @@ def without(name: str) -> Callable[[Path], object]:
 
 def with_a_nan(run: Path) -> None:
     """Writes a NaN into the first weight."""
-    from pruning import checkpoint
+    from pruning.record import checkpoint
 
     tensors, notes = checkpoint.load(run / runs.WEIGHTS)
     next(iter(tensors.values())).view(-1)[0] = float("nan")
@@ -246,7 +246,7 @@ def with_a_nan(run: Path) -> None:
 
 def with_revived_weights(run: Path) -> None:
     """Sets every weight to 1, the pruned ones too."""
-    from pruning import checkpoint
+    from pruning.record import checkpoint
 
     tensors, notes = checkpoint.load(run / runs.WEIGHTS)
     checkpoint.save(run / runs.WEIGHTS, {name: t.fill_(1) for name, t in tensors.items()}, notes)
@@ -254,7 +254,7 @@ def with_revived_weights(run: Path) -> None:
 
 def with_another_shape(run: Path) -> None:
     """Gives one tensor a row less."""
-    from pruning import checkpoint
+    from pruning.record import checkpoint
 
     tensors, notes = checkpoint.load(run / runs.WEIGHTS)
     checkpoint.save(run / runs.WEIGHTS, {name: t[:-1] for name, t in tensors.items()}, notes)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from conftest import TINY
 
-from pruning import runs
+from pruning.record import runs
 
 PRUNE = [sys.executable, "-m", "pruning.cli"]
 LONG = ("train", *TINY, "--set", "batch_size=20", "--epochs", "1000000")

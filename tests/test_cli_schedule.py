@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import Prune
 
-from pruning import engine, runs
+from pruning import engine
 from pruning.engine.impact import norm_lost
+from pruning.record import runs
 
 
 def rates(outcome: object, name: str) -> list[float]:

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from conftest import TINY, Prune
 
-from pruning import compare, runs, search
-from pruning.compare import Spread, fine_tuned, spread, stability, with_goal
 from pruning.events import Event, Warned
 from pruning.plan import Plan, PlanError, Retrain, Train, load_plan, make, parse_plan
-from pruning.search import DRIVES, TOLERANCE, bracket
+from pruning.record import runs
+from pruning.study import compare, search
+from pruning.study.compare import Spread, fine_tuned, spread, stability, with_goal
+from pruning.study.search import DRIVES, TOLERANCE, bracket
 
 FAST = ("--set", "batch_size=20")
 METHOD_PLAN = """

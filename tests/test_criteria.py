@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import pruning
 from pruning import plan, seeds
-from pruning.criteria import CRITERIA
+from pruning.deciding.criteria import CRITERIA
 from pruning.plan import PlanError
 
 DATA = [name for name, entry in CRITERIA.items() if entry.needs == "labels"]

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pruning import checkpoint, engine, runs
+from pruning import engine
 from pruning.engine import fitting
 from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted
 from pruning.masks import Masks
 from pruning.plan import Iterate, Plan, PlanError, Prune, Retrain, Train
+from pruning.record import checkpoint, runs
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import TINY, Outcome, Prune
 
-from pruning import engine, plan, runs
+from pruning import engine, plan
+from pruning.deciding.filters import LI, POOLS
 from pruning.masks import Masks
 from pruning.plan import PlanError, Retrain, Train, make
-from pruning.structured import LI, POOLS
+from pruning.record import runs
 
 NORMED = """
 import torch

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pruning import checkpoint, engine, runs
+from pruning import engine
 from pruning.engine import fitting
 from pruning.masks import Masks
 from pruning.plan import Iterate, PlanError, Prune, Retrain, Train, make
+from pruning.record import checkpoint, runs
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
 

@@ -11,10 +11,11 @@ import torch
 from pruning.cli.main import app
 from typer.testing import CliRunner
 
-from pruning import checkpoint, engine, plan, runs
+from pruning import engine, plan
 from pruning.masks import Masks
 from pruning.plan import PlanError, Prune, Train
-from pruning.schedules import RETRAIN_SCHEDULES
+from pruning.record import checkpoint, runs
+from pruning.training.schedules import RETRAIN_SCHEDULES
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
 

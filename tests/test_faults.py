@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pruning import checkpoint, engine, runs
+from pruning import engine
 from pruning.masks import Masks
 from pruning.plan import PlanError, Prune, Retrain, Train
+from pruning.record import checkpoint, runs
 
 TRAIN = Train(model="lenet-300-100", data="digits", epochs=1)
 

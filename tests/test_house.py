@@ -17,21 +17,27 @@ from pruning.plan import choices
 ROOT = Path(pruning.__file__).parents[1]
 FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 
-# Bottom first. A module imports from lower floors and, on its own floor, inside its own folder only.
+# Bottom first. A module imports from lower floors and, on its own floor, inside its own wing only.
 FLOORS = (
-    {"plan", "events", "seeds", "ops", "recipes", "extremes"},
-    {"usercode", "runs", "schedules"},
-    {"masks", "trust", "checkpoint", "models", "data", "survivors", "masters"},
-    {"flops", "optim", "criteria", "allocation", "structured", "ablations", "rewind"},
-    {"scoring", "methods", "settle"},
-    {"api"},
-    {"loop"},
+    {"plan", "ops", "events", "seeds", "value_range"},
+    {"usercode"},
+    {"record"},
+    {"masks", "models", "data"},
+    {"flops", "deciding"},
+    {"training"},
     {"engine"},
-    {"sweep", "figures", "studies", "search"},
-    {"report", "compare"},
+    {"study"},
     {"cli"},
 )
+# Inside the wings that have more than one room, bottom first again.
+ROOMS = {
+    "record": ({"runs"}, {"checkpoint", "environment", "trust", "stamp", "kept"}),
+    "deciding": ({"criteria", "allocation", "filters", "ablations"}, {"scoring"}, {"decision"}),
+    "training": ({"schedules", "ramps", "masked_weight", "masters"}, {"optim"}, {"methods"}, {"loop"}),
+    "study": ({"search", "sweep", "report", "studies"}, {"compare"}),
+}
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
+FLOOR |= {f"{wing}.{room}": n for wing, rooms in ROOMS.items() for n, names in enumerate(rooms) for room in names}
 
 
 def module(path: Path) -> str:
@@ -49,46 +55,65 @@ def imports(name: str, text: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = name.split(".")[: -node.level] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            # `from pruning import runs` names modules, `from pruning.plan import Train` things in one
+            # `from pruning import data` names modules, `from pruning.plan import Train` things in one
             named = {f"{source}.{alias.name}" for alias in node.names}
             found |= named if source in ("pruning", "pruning.cli") else {source}
     return found
 
 
-def part(name: str) -> str | None:
+def wing(name: str) -> str | None:
     """Returns the part of the house that a module belongs to: `engine` for `pruning.engine.session`."""
     pieces = name.split(".")
     return pieces[1] if pieces[0] == "pruning" and len(pieces) > 1 and not pieces[1].startswith("__") else None
 
 
+def room(name: str) -> str | None:
+    """Returns the room of a wing, `training.methods` for `pruning.training.methods.gmp`; None where the wing has none."""
+    pieces = name.split(".")
+    within = wing(name) in ROOMS and len(pieces) > 2 and not pieces[2].startswith("__")
+    return ".".join(pieces[1:3]) if within else None
+
+
 def broken(own: str, targets: set[str]) -> list[str]:
-    """Returns what is wrong with the imports of a module of the part `own`."""
+    """Returns what is wrong with the imports of the module `own`."""
     wrong = []
     for target in sorted(targets):
-        other = part(target)
-        if other in (None, own):
+        here, there = wing(own), wing(target)
+        if here is None or there is None:
             continue
-        if other not in FLOOR:
-            wrong.append(f"{target} has no floor: give it one in FLOORS")
-        elif FLOOR[other] >= FLOOR[own]:
-            wrong.append(f"{own} (floor {FLOOR[own]}) imports {target} (floor {FLOOR[other]})")
+        if here == there:
+            here, there = room(own), room(target)
+            if here is None or there is None or here == there:
+                continue
+        if there not in FLOOR:
+            wrong.append(f"{target} has no floor: give it one")
+        elif FLOOR[there] >= FLOOR[here]:
+            wrong.append(f"{here} (floor {FLOOR[here]}) imports {target} (floor {FLOOR[there]})")
     return wrong
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_go_down(path: Path) -> None:
-    own = part(module(path))
-    if own is not None:
-        assert own in FLOOR, f"{path} has no floor: give it one in FLOORS"
-        assert broken(own, imports(module(path), path.read_text())) == []
+    own = module(path)
+    for place in (wing(own), room(own)):
+        assert place is None or place in FLOOR, f"{path} has no floor: give it one in FLOORS or ROOMS"
+    assert broken(own, imports(own, path.read_text())) == []
 
 
 def test_an_import_that_goes_up_is_seen() -> None:
-    text = "from pruning import loop, ops\n\ndef f():\n    from pruning.engine.session import Session\n"
-    assert len(broken("masks", imports("pruning.masks", text))) == 2
-    assert broken("masks", imports("pruning.masks", "from pruning.plan import PlanError\nimport torch\n")) == []
-    assert len(broken("rewind", imports("pruning.rewind", "import pruning.methods.base\n"))) == 1
-    assert broken("methods", imports("pruning.methods.base", "from .other import x\n")) == []
+    def wrong(own: str, text: str) -> int:
+        return len(broken(own, imports(own, text)))
+
+    assert (
+        wrong(
+            "pruning.masks", "from pruning import engine, ops\n\ndef f():\n    from pruning.engine.session import x\n"
+        )
+        == 2
+    )
+    assert wrong("pruning.masks", "from pruning.plan import PlanError\nimport torch\n") == 0
+    assert wrong("pruning.deciding.scoring", "import pruning.training.methods.base\n") == 1
+    assert wrong("pruning.training.methods.base", "from .other import x\nfrom pruning.training.optim import y\n") == 0
+    assert wrong("pruning.training.optim", "from pruning.training.methods.base import x\n") == 1
 
 
 def test_only_one_file_imports_rich_and_only_cli_imports_typer() -> None:
@@ -103,16 +128,11 @@ def roots(path: Path) -> set[str]:
 
 
 def test_plans_and_run_folders_are_read_without_torch() -> None:
-    for name in (
-        "events.py",
-        "runs.py",
-        "trust.py",
-        "settle.py",
-        *(f"plan/{p.name}" for p in ROOT.glob("pruning/plan/*.py")),
-    ):
-        assert "torch" not in roots(ROOT / "pruning" / name)
+    for path in (*ROOT.glob("pruning/plan/*.py"), *(ROOT / f"pruning/{name}.py" for name in LIGHT_MODULES)):
+        assert "torch" not in roots(path)
 
 
+LIGHT_MODULES = ("events", "record/runs", "record/trust", "record/stamp", "record/kept")
 LIGHT = [
     ["--help"],
     ["--version"],
@@ -147,14 +167,14 @@ print(json.dumps(sorted({{"torch", "numpy", "safetensors"}} & set(sys.modules)))
 
 
 def test_names_in_plans_are_those_of_the_registries() -> None:
-    from pruning.ablations import ABLATIONS
-    from pruning.allocation import ALLOCATIONS
-    from pruning.criteria import CRITERIA
     from pruning.data import DATASETS
-    from pruning.methods import METHODS, SUMMARIES
+    from pruning.deciding.ablations import ABLATIONS
+    from pruning.deciding.allocation import ALLOCATIONS
+    from pruning.deciding.criteria import CRITERIA
     from pruning.models import MODELS
-    from pruning.rewind import TECHNIQUES
-    from pruning.schedules import DENSE_SCHEDULES, RETRAIN_SCHEDULES
+    from pruning.plan.techniques import TECHNIQUES
+    from pruning.training.methods import METHODS, SUMMARIES
+    from pruning.training.schedules import DENSE_SCHEDULES, RETRAIN_SCHEDULES
 
     registries = {
         plan.ModelName: MODELS,

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from pruning import checkpoint, engine, models, runs
+from pruning import engine, models
 from pruning.engine import fitting
 from pruning.events import EpochDone, Event
 from pruning.masks import Masks, keep_count, prunable
-from pruning.methods import METHODS
 from pruning.plan import GOAL_METHODS, MethodName, Plan, PlanError, Prune, Retrain, Train, choices, make
+from pruning.record import checkpoint, runs
+from pruning.training.methods import METHODS
 
 # Every method's own settings on a training of 12 steps.
 SETTINGS: dict[str, list[dict[str, Any]]] = {

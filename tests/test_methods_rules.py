@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from pruning.masks import Masks
-from pruning.methods import METHODS
-from pruning.methods.base import Method, Task
-from pruning.methods.gradients import step_derivative
-from pruning.methods.reparametrized import plain_names
-from pruning.optim import MaskedSGD
 from pruning.plan import PlanError
-from pruning.schedules import cubic_ramp, dense, pruning_events
+from pruning.training.methods import METHODS
+from pruning.training.methods.base import Method, Task
+from pruning.training.methods.reparametrized import plain_names
+from pruning.training.methods.step_function import step_derivative
+from pruning.training.optim import MaskedSGD
+from pruning.training.schedules import cubic_ramp, dense, pruning_events
 
 
 class Row(nn.Module):

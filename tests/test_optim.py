@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from pruning import ops
 from pruning.masks import Masks, prunable
-from pruning.optim import MaskedSGD, enforce, mask_gradients
 from pruning.plan import PlanError
+from pruning.training.optim import MaskedSGD, enforce, mask_gradients
 
 SETTINGS = [
     {"lr": 0.1},

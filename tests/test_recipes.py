@@ -8,10 +8,10 @@ import math
 
 import pytest
 
-from pruning import models, rewind
-from pruning.engine.looking import check_kept
+from pruning import models
+from pruning.engine.lookahead import check_kept
 from pruning.masks import prunable
-from pruning.plan import Plan, Prune, Retrain, canonical, load_plan, recipe_names
+from pruning.plan import Plan, Prune, Retrain, canonical, load_plan, recipe_names, techniques
 
 SHAPES = {
     "digits": ((1, 8, 8), 10), "cifar10": ((3, 32, 32), 10), "cifar100": ((3, 32, 32), 100),
@@ -62,7 +62,7 @@ def last_prune(plan: Plan) -> Prune:
 
 def total(plan: Plan) -> int:
     """Returns the epochs of all retrainings."""
-    return sum(rewind.epochs(phase, plan.train.epochs) for phase in plan.phases if isinstance(phase, Retrain))
+    return sum(techniques.epochs(phase, plan.train.epochs) for phase in plan.phases if isinstance(phase, Retrain))
 
 
 @pytest.mark.parametrize(("name", "cycles"), [("resnet20", 10), ("resnet56", 17), ("resnet110", 10)])

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pruning import report
 from pruning.plan import SCHEMA, PlanError
-from pruning.report import groups, plots, reported, rows, tables
+from pruning.study import report
+from pruning.study.report import groups, plots, reported, rows, tables
 
 SUMMARY = {
     "schema": SCHEMA, "model": "lenet-5", "data": "digits", "device": "cpu", "backend": "reference", "epochs": 2, "loss": 0.1,
@@ -353,7 +353,7 @@ def test_a_thousand_runs_are_reported_quickly_and_without_torch(studied: Path, t
     code = f"""
 import json, sys, time
 from pathlib import Path
-from pruning.report import write_report
+from pruning.study.report import write_report
 told = write_report([Path({str(out)!r})], Path({str(tmp_path / "report")!r}))
 print(json.dumps([told["runs"], time.process_time(), "torch" in sys.modules]))
 """

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pruning import runs
 from pruning.plan import PlanError, Prune, Train
+from pruning.record import runs
 
 TRAIN = Train(model="lenet-5", data="digits")
 

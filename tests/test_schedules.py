@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from pruning import plan, schedules
+from pruning import plan
 from pruning.plan import PlanError
-from pruning.schedules import accuracy_impact, dense, norm_impact, retraining
+from pruning.training import schedules
+from pruning.training.schedules import accuracy_impact, dense, norm_impact, retraining
 
 
 def values(schedule: schedules.Schedule, steps: int) -> list[float]:

@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning import models
-from pruning.flops import count_macs
-from pruning.masks import Masks, prunable
-from pruning.plan import PlanError
-from pruning.structured import (
+from pruning.deciding.filters import (  # fmt: skip
     FILTER_ALLOCATIONS,
     LI,
     POOLS,
@@ -25,7 +22,6 @@ from pruning.structured import (
     eligible,
     filters_kept,
     find_units,
-    layers_gone,
     li_counts,
     neuron_collapse,
     pool,
@@ -33,7 +29,10 @@ from pruning.structured import (
     refit,
     shrink,
     shrink_with_library,
-)  # fmt: skip
+)
+from pruning.flops import count_macs
+from pruning.masks import Masks, empty_layers, prunable
+from pruning.plan import PlanError
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "lenet-30-20": {},
@@ -492,7 +491,7 @@ def test_reports_of_structure_by_hand() -> None:
     assert filters_kept(masks, ["up.weight"]) == {
         "conv.weight": (2, 3), "gone.weight": (0, 2), "fc.weight": (5, 5), "up.weight": (1, 2),
     }  # fmt: skip
-    assert layers_gone(masks) == ["gone.weight"]
+    assert empty_layers(masks) == ["gone.weight"]
     assert neuron_collapse(masks, ["up.weight"]) == pytest.approx(4 / 12)
 
 

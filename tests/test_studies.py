@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pruning import sweep
 from pruning.plan import PlanError, Train
-from pruning.report import plots, reported
-from pruning.sweep import axes
+from pruning.study import sweep
+from pruning.study.report import plots, reported
+from pruning.study.sweep import axes
 
 NAMES = sweep.study_names()
-FOLDER = resources.files("pruning.studies").joinpath("reported")
+FOLDER = resources.files("pruning.study.studies").joinpath("reported")
 FILES = sorted(f.name for f in FOLDER.iterdir() if f.name.endswith(".csv"))
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from pruning import runs, sweep
 from pruning.plan import PlanError, Prune, Retrain, Train
-from pruning.sweep import graph as graphs
-from pruning.sweep import worker
+from pruning.record import runs
+from pruning.study import sweep
+from pruning.study.sweep import phase_graph as graphs
+from pruning.study.sweep import worker
 
 PHASES = """
 [[phases]]

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 
-from pruning import runs, sweep
 from pruning.plan import PlanError
+from pruning.record import runs
+from pruning.study import sweep
 
 ray = pytest.importorskip("ray", reason="needs Ray (extra ray)")
 pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from pruning.sweep.cluster import RayExecutor  # noqa: E402
+from pruning.study.sweep.cluster import RayExecutor  # noqa: E402
 
 STUDY = """
 [[phases]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pruning import runs, trust
 from pruning.plan import PlanError, Train, digest
+from pruning.record import runs, trust
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from torch import Tensor
 from pruning import usercode
 from pruning.data.cifar import cifar10, cifar100
 from pruning.data.digits import digits
-from pruning.data.files import data_folder
 from pruning.data.folder import folder_data
 from pruning.data.idx import fashion_mnist, mnist
 from pruning.data.own import own_data
+from pruning.data.places import data_folder
 from pruning.data.source import Pair, Source, divide
 from pruning.data.tensors import TensorData
 from pruning.plan import PlanError, suggest

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from pruning import seeds, usercode
 from pruning.data.preparation import Affine, prepare
 from pruning.data.source import PARTS, Pair, check_part, class_balanced
-from pruning.extremes import finite
 from pruning.plan import PlanError
+from pruning.value_range import finite
 
 Item = tuple[int, int]  # index, seed
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pruning.data import files
+from pruning.data import places
 from pruning.data.source import Pair, Source
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -38,16 +38,16 @@ def fashion_mnist(data_dir: Path | str | None) -> Source:
 def _source(
     name: str, data_dir: Path | str | None, folders: tuple[str, ...], how: str, mean: float, std: float
 ) -> Source:
-    _, paths = files.find(name, data_dir, (files.Layout(folders, FILES),), how)
+    _, paths = places.find(name, data_dir, (places.Layout(folders, FILES),), how)
     return Source(_pair(name, *paths[:2]), None, _pair(name, *paths[2:]), 10, mean=(mean,), std=(std,))
 
 
 def _pair(name: str, images: Path, labels: Path) -> Pair:
     x, y = read_idx(name, images, dims=3), read_idx(name, labels, dims=1).long()
     if len(x) != len(y) or len(y) == 0:
-        raise files.damaged(name, labels, f"{len(y)} labels for {len(x)} images in {images.name}")
+        raise places.damaged(name, labels, f"{len(y)} labels for {len(x)} images in {images.name}")
     if int(y.max()) > 9:
-        raise files.damaged(name, labels, "a label is outside 0 to 9")
+        raise places.damaged(name, labels, "a label is outside 0 to 9")
     return x.unsqueeze(1), y
 
 
@@ -57,16 +57,16 @@ def read_idx(name: str, path: Path, dims: int) -> Tensor:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             header = file.read(4 + 4 * dims)
             if header[:4] != bytes([0, 0, 8, dims]) or len(header) < 4 + 4 * dims:
-                raise files.damaged(name, path, f"it does not start as an idx file of {dims} dimensions")
+                raise places.damaged(name, path, f"it does not start as an idx file of {dims} dimensions")
             shape = struct.unpack(f">{dims}I", header[4:])
             size = math.prod(shape)
             if size > LARGEST:
-                raise files.damaged(name, path, f"its header promises {size} bytes")
+                raise places.damaged(name, path, f"its header promises {size} bytes")
             raw = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise files.damaged(name, path, str(error) or type(error).__name__) from None
+        raise places.damaged(name, path, str(error) or type(error).__name__) from None
     if len(raw) != size:
-        raise files.damaged(
+        raise places.damaged(
             name, path, f"its header promises {size} bytes, it holds {'more' if len(raw) > size else len(raw)}"
         )
     return torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(shape).copy())

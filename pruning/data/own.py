@@ -21,8 +21,8 @@ from pruning import seeds, usercode
 from pruning.data.datasets import ItemData
 from pruning.data.source import PARTS, Pair, Source, divide, split
 from pruning.data.tensors import TensorData
-from pruning.extremes import finite
 from pruning.plan import PlanError
+from pruning.value_range import finite
 
 
 def own_data(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pruning.data import files
+from pruning.data import places
 
 DTYPES = ("u1", "i4", "i8")
 
@@ -28,11 +28,11 @@ class _Refused(Exception):
 def read_pickle(name: str, path: Path) -> Any:
     """Returns the file's containers, strings, bytes, numbers and arrays; raises PlanError at anything else."""
     try:
-        return _finish(_Unpickler(io.BytesIO(files.read(name, path)), encoding="bytes").load())
+        return _finish(_Unpickler(io.BytesIO(places.read(name, path)), encoding="bytes").load())
     except _Refused as error:
-        raise files.damaged(name, path, f"a pickle that asks for {error}, which is not admitted") from None
+        raise places.damaged(name, path, f"a pickle that asks for {error}, which is not admitted") from None
     except Exception as error:
-        raise files.damaged(name, path, f"not the pickle expected ({type(error).__name__})") from None
+        raise places.damaged(name, path, f"not the pickle expected ({type(error).__name__})") from None
 
 
 class _Dtype:

@@ -11,14 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning import checkpoint, runs, trust
-from pruning.engine.looking import check_retrain, evaluate_run, load_model, look_ahead, preview, structure
+from pruning.engine.lookahead import check_retrain, look_ahead, preview
 from pruning.engine.phases import Job, dense_schedule, prepare
+from pruning.engine.reading import evaluate_run, load_model, structure
 from pruning.engine.session import Session, open_session, recorded, setting
 from pruning.engine.shrinking import load_shrunk, read_shrunk, shrink_run
 from pruning.events import PhaseDone, PhaseStarted, Warned
 from pruning.plan import SCHEMA, Plan, PlanError, Prune, Retrain, Train, digest
-from pruning.settle import settle, stamp
+from pruning.plan.completion import complete
+from pruning.record import runs, trust
+from pruning.record.environment import environment
+from pruning.record.stamp import stamp
 
 __all__ = [
     "Job", "advance", "dense_schedule", "evaluate_run", "load_model", "load_shrunk", "preview", "read_shrunk", "run",
@@ -68,11 +71,11 @@ def _advance(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
             leftover.unlink()
         started = time.perf_counter()
         _write_record(job)
-        environment = checkpoint.environment(session.device)
-        runs.write_json(job.folder / runs.ENV, environment)
+        about = environment(session.device)
+        runs.write_json(job.folder / runs.ENV, about)
         summary = make()
         summary["seconds"] = summary.get("seconds") or time.perf_counter() - started
-        runs.write_json(job.folder / runs.ENV, {**environment, "seconds": summary["seconds"]})
+        runs.write_json(job.folder / runs.ENV, {**about, "seconds": summary["seconds"]})
         runs.write_json(job.folder / runs.SUMMARY, summary)
         (job.folder / runs.RESUME).unlink(missing_ok=True)
     session.tell(PhaseDone(str(job.folder), runs.result(runs.read_summary(job.folder))))
@@ -119,7 +122,7 @@ def _resolve(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
     if isinstance(phase, Retrain):
         check_retrain(phase, (parent / runs.MASKS).exists(), f"run '{parent}'")
     train, code, data_dir = recorded(session, parent)
-    phase = settle(phase, train)
+    phase = complete(phase, train)
     name = digest(phase, runs.read_record(parent)["digest"])
     where = setting(session, train, code, data_dir)
     return Job(phase, parent, out / runs.folder_name(phase, train, name), name, where)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from torch import nn
 
-from pruning import ablations, api, rewind, runs
-from pruning.allocation import shared
-from pruning.criteria import CRITERIA
+from pruning.deciding import ablations, decision
+from pruning.deciding.allocation import shared
+from pruning.deciding.criteria import CRITERIA
+from pruning.deciding.filters import prune_filters
 from pruning.engine.session import Session, Setting
 from pruning.masks import Masks, keep_count, prunable
 from pruning.plan import PlanError, Prune
+from pruning.record import kept, runs
 from pruning.seeds import derive, generator
-from pruning.structured import prune_filters
 
 SAMPLES_PER_CLASS = 10  # Frankle et al. (2021, section 3)
 
@@ -24,7 +25,7 @@ def source(phase: Prune, parent: Path) -> Path | None:
         return None
     if len(runs.history(parent)) > 1:
         raise PlanError(f"at_epoch and at_step prune the states that a training kept; '{parent}' is not a training")
-    return rewind.kept_state(parent, phase.at_epoch, phase.at_step, "pruning is asked for at")
+    return kept.kept_state(parent, phase.at_epoch, phase.at_step, "pruning is asked for at")
 
 
 def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> None:
@@ -62,7 +63,7 @@ def masks(session: Session, setting: Setting, network: nn.Module, phase: Prune, 
     """Returns the masks that the phase asks for, within the present ones."""
     if phase.structure == "filters":
         return _without_filters(setting, network, phase, present)
-    return api.decide(
+    return decision.decide(
         network,
         phase.criterion,
         1.0 - phase.sparsity,
@@ -103,7 +104,7 @@ def put(setting: Setting, network: nn.Module, phase: Prune, masks: Masks) -> boo
     return True
 
 
-def _sample(setting: Setting, phase: Prune) -> api.Batch | None:
+def _sample(setting: Setting, phase: Prune) -> decision.Batch | None:
     """Returns what the criterion scores: a class-balanced sample of training images, one image for its shape, or none."""
     needs = CRITERIA[phase.criterion].needs
     if needs == "labels":

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning import checkpoint, loop, runs
 from pruning.engine.session import Session, Setting
 from pruning.engine.tracking import tracker
 from pruning.events import EpochDone, PhaseStarted
 from pruning.masks import Masks
-from pruning.methods import Method
-from pruning.methods.reparametrized import plain_names
-from pruning.optim import MaskedSGD
 from pruning.plan import PlanError, Train
+from pruning.record import checkpoint, runs
 from pruning.seeds import derive
+from pruning.training import loop
+from pruning.training.methods import Method
+from pruning.training.methods.reparametrized import plain_names
+from pruning.training.optim import MaskedSGD
 
 SAVE_EVERY = 5.0  # seconds between two resume files; what lies between is run again, to the same bits
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pruning import checkpoint, loop, runs, schedules
 from pruning.engine import decide
 from pruning.engine.fitting import split_state
 from pruning.engine.session import Setting
 from pruning.plan import PlanError, Prune
+from pruning.record import checkpoint, runs
+from pruning.training import loop, schedules
 
 
 def impact(setting: Setting, run: Path, network: nn.Module, schedule: str) -> float | None:

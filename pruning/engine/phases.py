@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning import checkpoint, methods, rewind, runs, schedules
 from pruning.engine import decide
 from pruning.engine.fitting import fit_in, masked_state, optimizer_state, split_state
 from pruning.engine.impact import impact
 from pruning.engine.results import accuracy_on_test, load_state, measure, summarize
 from pruning.engine.session import Session, Setting
 from pruning.events import PhaseStarted
-from pruning.loop import recalibrate
 from pruning.masks import Masks, prunable
-from pruning.methods import Method
-from pruning.plan import PlanError, Prune, Retrain, Train
+from pruning.plan import PlanError, Prune, Retrain, Train, techniques
+from pruning.plan.completion import method_settings
+from pruning.record import checkpoint, kept, runs
 from pruning.seeds import derive
-from pruning.settle import method_settings
+from pruning.training import methods, schedules
+from pruning.training.loop import recalibrate
+from pruning.training.methods import Method
 
 
 @dataclass(frozen=True)
@@ -95,16 +96,16 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     train = job.setting.train
     network = job.setting.build(train.seed)
     masks, momenta = load_state(job.parent, network)
-    source = rewind.find_state(phase, runs.history(job.parent)[0], train.epochs)
+    source = kept.find_state(phase, runs.history(job.parent)[0], train.epochs)
     if source is not None:
         weights, momenta = split_state(checkpoint.load(source)[0])
         checkpoint.restore(network, weights, source)
-    elif rewind.TECHNIQUES[phase.technique].weights == "fresh":
+    elif techniques.TECHNIQUES[phase.technique].weights == "fresh":
         network, momenta = job.setting.build(derive(train.seed, "reinit")), {}
     if phase.optimizer_state == "reset":
         momenta = {}
     cycle = sum(isinstance(runs.read_phase(p), Retrain) for p in runs.history(job.parent)) + 1
-    epochs = rewind.epochs(phase, train.epochs)
+    epochs = techniques.epochs(phase, train.epochs)
     per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
     first_step = phase.rewind_step or 0
     if first_step >= epochs * per_epoch:
@@ -115,7 +116,7 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     if masks is not None:
         masks.apply(network)
     else:
-        if (name := rewind.schedule(phase)) in schedules.IMPACT:
+        if (name := techniques.schedule(phase)) in schedules.IMPACT:
             raise PlanError(f"schedule '{name}' follows from a pruning, and run '{job.parent}' is not pruned")
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         method = methods.for_training(method_settings(phase, train), per_epoch)
@@ -164,14 +165,14 @@ def _retrain_schedule(job: Job, phase: Retrain) -> Callable[[int], float]:
     assert job.parent is not None
     train = job.setting.train
     per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
-    name = rewind.schedule(phase)
+    name = techniques.schedule(phase)
     if phase.rewind_step is not None:
         return dense_schedule(train, per_epoch)
     return schedules.retraining(
         name,
         original=dense_schedule(train, per_epoch),
         total_steps=train.epochs * per_epoch,
-        steps=rewind.epochs(phase, train.epochs) * per_epoch,
+        steps=techniques.epochs(phase, train.epochs) * per_epoch,
         impact=impact(job.setting, job.parent, job.setting.build(train.seed), name),
         warmup_steps=round(train.warmup_epochs * per_epoch),
         lr=phase.schedule_lr,

@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning import checkpoint, loop, ops, runs
+from pruning import ops
+from pruning.deciding.filters import densities
 from pruning.engine.session import Setting
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import SCHEMA, PlanError
-from pruning.structured import densities
+from pruning.record import checkpoint, runs
+from pruning.training import loop
 
 
 def measure(setting: Setting, network: nn.Module, masks: Masks | None, exclude: tuple[str, ...] = ()) -> dict[str, Any]:

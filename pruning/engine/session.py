@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pruning import data, models, runs, trust
+from pruning import data, models
 from pruning.data import Data, data_folder
 from pruning.events import Tell, Warned, silent
 from pruning.plan import PlanError, Train
+from pruning.record import runs, trust
 
 
 @dataclass

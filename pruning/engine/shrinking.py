@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning import checkpoint, models, runs
-from pruning.engine.looking import load_model
+from pruning import models
+from pruning.deciding.filters import refit, shrink
+from pruning.deciding.filters.shrink_by_library import shrink_with_library
+from pruning.engine.reading import load_model
 from pruning.engine.results import load_masks
 from pruning.engine.session import model_spec, open_session, recorded
 from pruning.flops import count_macs
 from pruning.plan import SCHEMA, PlanError
-from pruning.structured import refit, shrink
-from pruning.structured.library import shrink_with_library
+from pruning.record import checkpoint, runs
 
 RECORD = "shrink.json"
 EXAMPLES = 8  # random images that the outputs are compared on

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import ops
-from pruning.masks import files
+from pruning.masks import storage
 from pruning.plan import PlanError, suggest
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> integers of that size
@@ -138,12 +138,12 @@ class Masks(Mapping[str, Tensor]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a safetensors file, whole or not at all: one bit per weight, shapes and order as metadata."""
-        files.write(Path(path), self._masks, self.extra)
+        storage.write(Path(path), self._masks, self.extra)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Masks:
         """Returns the masks of a file that :meth:`save` wrote; raises PlanError where that is absent or damaged."""
-        return cls(*files.read(Path(path)))
+        return cls(*storage.read(Path(path)))
 
 
 def count_nonzeros(tensors: list[Tensor]) -> list[int]:
@@ -156,3 +156,8 @@ def count_nonzeros(tensors: list[Tensor]) -> list[int]:
         for i, count in zip(indices, ops.nnz([tensors[i] for i in indices]).tolist(), strict=True):
             counts[i] = count
     return counts
+
+
+def empty_layers(masks: Mapping[str, Tensor]) -> list[str]:
+    """Returns the names of the layers that keep no weight: what lies behind them is cut off, but for ways around."""
+    return [name for name, mask in masks.items() if not bool(mask.any())]

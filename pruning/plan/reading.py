@@ -34,7 +34,7 @@ def read_plan(name_or_path: str) -> tuple[dict[str, Any], str, str]:
             f"recipe '{name_or_path}' is unknown{suggest(name_or_path, recipe_names())}; "
             f"allowed: {', '.join(recipe_names())}, or a path that ends in .toml"
         )
-    text = resources.files("pruning.recipes").joinpath(f"{name_or_path}.toml").read_text()
+    text = resources.files("pruning.plan.recipes").joinpath(f"{name_or_path}.toml").read_text()
     source = f"recipe '{name_or_path}'"
     return read_toml(text, f"plan '{source}'"), name_or_path, source
 
@@ -85,4 +85,4 @@ def make_plan(table: Mapping[str, Any], name: str, source: str) -> Plan:
 
 def recipe_names() -> list[str]:
     """Returns the names of the built-in recipes, sorted."""
-    return sorted(f.name[:-5] for f in resources.files("pruning.recipes").iterdir() if f.name.endswith(".toml"))
+    return sorted(f.name[:-5] for f in resources.files("pruning.plan.recipes").iterdir() if f.name.endswith(".toml"))

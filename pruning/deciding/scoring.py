@@ -1,0 +1,142 @@
+"""Scores of a model's prunable weights by a criterion's name, with everything about them that can be wrong checked."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pruning import seeds
+from pruning.deciding.criteria import CRITERIA, Ask, Criterion
+from pruning.events import Event, Tell, Warned
+from pruning.masks import prunable
+from pruning.plan import CRITERION_OPTIONS, PlanError, ScoringMode, suggest
+from pruning.value_range import value_range
+
+Batch = Tensor | tuple[Tensor, Tensor | None]  # inputs [n, ...] alone, or with labels int64 [n]
+
+
+def warn(event: Event) -> None:
+    """Passes warnings on to Python's own and leaves the rest."""
+    if isinstance(event, Warned):
+        warnings.warn(event.text, stacklevel=4)
+
+
+def score(
+    model: nn.Module,
+    criterion: str = "magnitude",
+    batch: Batch | None = None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    exclude: Iterable[str] = (),
+    mode: ScoringMode | None = None,
+    micro_batch: int | None = None,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
+    tell: Tell = warn,
+) -> dict[str, Tensor]:
+    """Returns {name: scores} of the prunable weights, larger = keep; the model is left as it was.
+
+    `batch` is (inputs, labels) or inputs alone, as the criterion needs; `mode` is the modules' mode while scoring, eval
+    unless "train"; `micro_batch` examples go through the model at once, without effect on the scores. `masks` take
+    weights out before scoring. Without a `generator` one is derived from `seed`.
+    """
+    entry = find(criterion, mode=mode, micro_batch=micro_batch)
+    generator = seeds.generator(seed, "scores") if generator is None else generator
+    ask = question(criterion, batch, mode, micro_batch, generator)
+    weights = prunable_weights(model, exclude, masks)
+    scores = take(entry, model, masked(weights, masks), ask)
+    check(criterion, scores, masks, tell)
+    return scores
+
+
+def take(entry: Criterion, model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+    """Returns the criterion's scores, with gradients on whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return entry.score(model, weights, ask)
+
+
+def prunable_weights(
+    model: nn.Module, exclude: Iterable[str], masks: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Returns {name: weight} without gradients; raises PlanError where `masks` are not of just these weights."""
+    weights = {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
+    if masks is not None:
+        if odd := sorted(weights.keys() ^ masks.keys()):
+            raise PlanError(
+                f"the present masks and the prunable weights differ in {named(odd)}: exclude the same layers every time"
+            )
+        if odd := [name for name, weight in weights.items() if masks[name].shape != weight.shape]:
+            raise PlanError(f"the present masks have other shapes than the weights in {named(odd)}")
+    return weights
+
+
+def masked(weights: dict[str, Tensor], masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Returns the weights with +0 where the masks prune."""
+    if masks is None:
+        return weights
+    return {name: weight.where(masks[name].to(weight.device), 0) for name, weight in weights.items()}
+
+
+def find(criterion: str, **options: object) -> Criterion:
+    """Returns the criterion's entry; raises PlanError for an unknown name or an option that it does not use."""
+    if criterion not in CRITERIA:
+        raise PlanError(
+            f"criterion '{criterion}' is unknown{suggest(criterion, CRITERIA)}; allowed: {', '.join(CRITERIA)}"
+        )
+    settings = {"rounds": "rounds", "mode": "scoring_mode", "micro_batch": "samples_per_class"}
+    for name, value in options.items():
+        if value is not None and settings[name] not in CRITERION_OPTIONS[criterion]:
+            raise PlanError(f"{name} is not used by criterion '{criterion}'")
+    for name in ("rounds", "micro_batch"):
+        value = options.get(name)
+        if isinstance(value, int) and value < 1:
+            raise PlanError(f"{name} must be at least 1, not {value}")
+    return CRITERIA[criterion]
+
+
+def question(
+    criterion: str,
+    batch: Batch | None,
+    mode: ScoringMode | None,
+    micro_batch: int | None,
+    generator: torch.Generator,
+) -> Ask:
+    """Returns the batch and how to score it; raises PlanError where it is not what the criterion needs."""
+    inputs, labels = batch if isinstance(batch, tuple | list) else (batch, None)
+    needs = CRITERIA[criterion].needs
+    if needs != "nothing" and (inputs is None or (needs == "labels" and labels is None)):
+        what = "(inputs, labels)" if needs == "labels" else "inputs"
+        raise PlanError(f"criterion '{criterion}' scores a sample: give it as batch={what}")
+    if inputs is not None and labels is not None and len(inputs) != len(labels):
+        raise PlanError(f"the batch has {len(inputs)} inputs and {len(labels)} labels; it needs one label for each")
+    if inputs is not None and len(inputs) == 0:
+        raise PlanError("the batch is empty")
+    if mode not in (None, "eval", "train"):
+        raise PlanError(f"mode '{mode}' is unknown; allowed: eval, train")
+    if mode == "train" and micro_batch is not None:
+        raise PlanError("micro_batch needs mode 'eval': in train mode the scores would depend on it")
+    return Ask(generator, inputs, labels, mode or "eval", micro_batch)
+
+
+def check(criterion: str, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, tell: Tell) -> None:
+    """Raises PlanError where scores are not finite or all 0, and tells of layers whose scores are all 0."""
+    ends = {name: value_range(score) for name, score in scores.items()}
+    if broken := [name for name, found in ends.items() if not all(map(math.isfinite, found))]:
+        raise PlanError(f"criterion '{criterion}' gives scores that are not finite in {named(broken)}")
+    dead = [name for name, found in ends.items() if found == (0.0, 0.0)]
+    if len(dead) == len(scores):
+        raise PlanError(f"criterion '{criterion}' gives every weight the score 0, so there is nothing to rank")
+    if masks is not None:
+        dead = [name for name in dead if bool(masks[name].any())]
+    if dead:
+        tell(Warned(f"criterion '{criterion}' gives every weight the score 0 in {named(dead)}"))
+
+
+def named(names: list[str]) -> str:
+    """Returns up to five names and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(f"'{name}'" for name in names[:5]) + more

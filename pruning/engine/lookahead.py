@@ -1,0 +1,137 @@
+"""What a plan would do, found out before anything is written, and refused where it cannot be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pruning.engine import decide
+from pruning.engine.results import load_state
+from pruning.engine.session import Session, Setting, open_session, recorded, setting
+from pruning.flops import count_macs
+from pruning.masks import Masks, prunable
+from pruning.plan import PlanError, Prune, Retrain, Train, digest, techniques
+from pruning.plan.completion import complete, method_settings
+from pruning.record import kept, runs
+from pruning.record.stamp import stamp
+from pruning.training import methods
+
+Phase = Train | Prune | Retrain
+
+
+def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: Any) -> list[dict[str, Any]]:
+    """Returns what running the phases would do, a row each, and writes nothing; options as of advance().
+
+    Keys: phase, run (the folder's path), done, epochs, steps, macs (of one image, dense), sparse_macs (None where the masks are
+    not known yet), settings. Raises PlanError for what no training in between can make possible.
+    """
+    return look_ahead(open_session(**options), phases, parent, out)
+
+
+def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, out: Path) -> list[dict[str, Any]]:
+    """Returns the rows of :func:`preview`."""
+    if parent is None:
+        first = phases[0]
+        if not isinstance(first, Train):
+            raise PlanError(f"a {first.phase} phase needs a run to start from")
+        train, code = stamp(first)
+        data_dir, name, masked, sparsity = None, "", False, 0.0
+        check_kept(phases, train)
+    else:
+        runs.check_run(parent)
+        train, code, data_dir = recorded(session, parent)
+        name = runs.read_record(parent)["digest"]
+        masked = (parent / runs.MASKS).exists()
+        sparsity = runs.read_summary(parent)["sparsity"]
+    where = setting(session, train, code, data_dir)
+    network = where.build(train.seed)
+    where.check(network)
+    check_goals(phases, where, network, None if parent is None else load_state(parent, network)[0])
+    macs = count_macs(network, where.data.example()).macs
+    per_epoch = where.data.steps_per_epoch(train.batch_size)
+    if parent is None:
+        methods.for_training(train, per_epoch).attach(network)
+        masked = train.method != "none"
+    rows = []
+    for phase in phases:
+        phase = train if isinstance(phase, Train) else complete(phase, train)
+        epochs, skipped = phase.epochs if isinstance(phase, Train) else 0, 0
+        if isinstance(phase, Prune):
+            masked = True
+            if phase.structure == "weights":
+                if phase.sparsity < sparsity - 1e-9:
+                    raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {sparsity:g}")
+                sparsity = phase.sparsity
+        elif isinstance(phase, Retrain):
+            check_retrain(phase, masked, "the run before it")
+            if phase.method != "none":
+                methods.for_training(method_settings(phase, train), per_epoch).attach(where.build(train.seed))
+                masked = True
+            if parent is not None:
+                kept.find_state(phase, runs.history(parent)[0], train.epochs)
+            epochs = techniques.epochs(phase, train.epochs)
+            skipped = phase.rewind_step or 0
+        name = digest(phase, name)
+        folder = out / runs.folder_name(phase, train, name)
+        done = runs.is_run(folder) and runs.is_done(folder)
+        rows.append(
+            {
+                "phase": phase.phase,
+                "run": str(folder),
+                "done": done,
+                "epochs": epochs - skipped // per_epoch,
+                "steps": epochs * per_epoch - skipped,
+                "macs": macs,
+                "sparse_macs": runs.read_summary(folder)["sparse_macs"] if done else (None if masked else macs),
+                "settings": phase.model_dump(mode="json"),
+            }
+        )
+    return rows
+
+
+def check_goals(phases: Sequence[Phase], where: Setting, network: nn.Module, present: Masks | None) -> None:
+    """Raises PlanError where a pruning, or a later cycle of it, cannot be done to the network, whatever it learns before.
+
+    Not known before are which filters a ranking of all together leaves, and what another pruning in between leaves.
+    """
+    prunings = [phase for phase in phases if isinstance(phase, Prune)]
+    for phase in prunings:
+        cycle = phase.model_copy(update={"sparsity": prunings[0].sparsity}) == prunings[0]
+        if cycle and not (phase.structure == "filters" and phase.allocation == "global"):
+            decide.check(where, network, phase, present)
+            present = Masks.full(prunable(network, phase.exclude)) if present is None else present
+
+
+def check_retrain(phase: Retrain, masked: bool, run: str) -> None:
+    """Raises PlanError where a retraining starts from a dense run without a method, or with one from a pruned run."""
+    if phase.method == "none" and not masked:
+        raise PlanError(
+            f"{run} is not pruned; retrain continues a pruned run (prune prune RUN --sparsity S), or takes --method"
+        )
+    if phase.method != "none" and masked:
+        raise PlanError(f"{run} is pruned; retrain with method '{phase.method}' starts from a dense run")
+
+
+def check_kept(phases: Sequence[Phase], train: Train) -> None:
+    """Raises PlanError where a phase starts from a state that the training of the same plan does not keep."""
+    for phase in phases:
+        epoch, step = None, None
+        if isinstance(phase, Prune):
+            wish, epoch, step = "prune", phase.at_epoch, phase.at_step
+        elif isinstance(phase, Retrain):
+            wish, epoch, step = phase.technique, techniques.start_epoch(phase, train.epochs), phase.rewind_step
+        if step and step not in train.keep_steps:
+            raise PlanError(
+                f"{wish} starts from step {step}, which the training does not keep "
+                f"(keep_steps = {list(train.keep_steps)}); add --set train.keep_steps={sorted({*train.keep_steps, step})}"
+            )
+        if step == 0:
+            epoch = 0
+        if epoch is not None and epoch not in train.keep_epochs:
+            raise PlanError(
+                f"{wish} starts from epoch {epoch}, which the training does not keep "
+                f"(keep_epochs = {list(train.keep_epochs)}); add --set train.keep_epochs={sorted({*train.keep_epochs, epoch})}"
+            )

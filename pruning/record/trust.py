@@ -1,0 +1,70 @@
+"""Whose code is it? A run may name a user's model or data code; only what this account named itself runs unasked.
+
+A run that names code carries a seal: an HMAC, under a secret of the account that made it, over the run's digest and the places of
+its source files. Whoever has not the secret cannot make one, so a folder from elsewhere is told apart wherever it was unpacked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pruning import usercode
+from pruning.plan import PlanError, digest
+from pruning.record import runs
+
+
+def account_key() -> bytes:
+    """Returns this account's secret, made on first use in $XDG_STATE_HOME/prune/key and readable by the account alone."""
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    path = base / "prune" / "key"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent)  # mkstemp makes files of mode 0600
+        with open(handle, "wb") as file:
+            file.write(secrets.token_bytes(32))
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)  # unlike a rename, leaves the key that another process made first
+        os.unlink(part)
+        return path.read_bytes()
+    except OSError as error:
+        raise PlanError(
+            f"cannot write {path}, which marks the runs of this account as its own: {error.strerror}"
+        ) from None
+
+
+def seal(digest: str, code: Mapping[str, Any]) -> str:
+    """Returns the mark that this account made a run that names code: an HMAC over its digest and the code's places."""
+    text = json.dumps([digest, dict(code)], sort_keys=True)
+    return hmac.new(account_key(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def check_trust(run: Path, trust_code: bool) -> None:
+    """Raises PlanError where the run's history names a user's code and was not made by this account, unless trusted."""
+    if trust_code:
+        return
+    root = runs.history(run)[0]
+    train, record = runs.train_settings(run), runs.read_record(root)
+    code: dict[str, Any] = record.get("code") or {}
+    named = {key for key, spec in (("model_code", train.model), ("data_code", train.data)) if usercode.is_code(spec)}
+    if not named and not code:
+        return
+    mark = record.get("seal")
+    # The seal is over the digest and the digest over the settings: neither can be exchanged alone.
+    own = digest(train) == record.get("digest") and named == set(code) and isinstance(mark, str)
+    if not own or not hmac.compare_digest(str(mark), seal(record["digest"], code)):
+        places = ", ".join(str(v) for v in code.values()) or ", ".join(sorted({train.model, train.data}))
+        raise PlanError(
+            f"run '{root}' would execute code ({places}) and was not made by this account; "
+            "read that code, then allow it with --trust-code"
+        )

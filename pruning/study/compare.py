@@ -1,0 +1,206 @@
+"""Plans side by side, as in Table 2 of Zimmer et al. (2023): throughput, accuracy, speedup, sparsity, stability over seeds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning import engine
+from pruning.events import Warned, silent
+from pruning.plan import GOAL_METHODS, Plan, PlanError, Prune, Retrain, Train, make, override
+from pruning.record import runs
+from pruning.study import search
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds with the sample standard deviation; None of one value."""
+
+    mean: float
+    std: float | None
+    n: int
+
+
+MEASURED = ("images_per_second", "accuracy", "speedup", "sparsity", "stability")
+
+
+def with_goal(plan: Plan, sparsity: float) -> Plan:
+    """Returns the plan aimed at a sparsity: the training's goal, or all its prunings on the ladder density^(j/J)."""
+    count = sum(isinstance(phase, Prune) for phase in plan.phases)
+    done, phases = 0, []
+    for phase in plan.phases:
+        if isinstance(phase, Train | Retrain) and phase.method in GOAL_METHODS:
+            phase = override(phase, {"sparsity": sparsity})
+        if isinstance(phase, Prune):
+            done += 1
+            goal = sparsity if done == count else 1.0 - (1.0 - sparsity) ** (done / count)
+            phase = override(phase, {"sparsity": round(goal, 12)})
+        phases.append(phase)
+    return _replaced(plan, phases)
+
+
+def method_of(plan: Plan) -> str:
+    """Returns the method that prunes during one of the plan's phases, "none" where prune phases do."""
+    used = [phase.method for phase in plan.phases if isinstance(phase, Train | Retrain) and phase.method != "none"]
+    return used[0] if used else "none"
+
+
+def fine_tuned(plan: Plan, epochs: int) -> Plan:
+    """Returns the plan with a fine-tuning of `epochs` at its end: constant, at the least rate of its training."""
+    if method_of(plan) == "none":
+        raise PlanError(f"fine-tuning follows a method that prunes during training; '{plan.name}' trains without one")
+    return _replaced(plan, [*plan.phases, make(Retrain, {"technique": "fine-tune", "epochs": epochs})])
+
+
+def by_method(plan: Plan, methods: Sequence[str], sparsity: float | None) -> list[Plan]:
+    """Returns the plan's training once with each method, at the method's own default options."""
+    out = []
+    for method in methods:
+        goal = sparsity if method in GOAL_METHODS else None
+        options: dict[str, Any] = {"method": method, "method_options": {}, "sparsity": goal, "exclude": ()}
+        train = override(plan.train, {key: value for key, value in options.items() if value is not None})
+        out.append(make(Plan, {"name": f"{plan.name}:{method}", "phases": [train]}))
+    return out
+
+
+def is_outcome(plan: Plan) -> bool:
+    """Returns whether the plan's sparsity follows from a method's settings and no phase is told one."""
+    return method_of(plan) in search.DRIVES and not any(isinstance(phase, Prune) for phase in plan.phases)
+
+
+def compare(
+    plans: Sequence[Plan], goals: Sequence[float], seeds: Sequence[int], out: Path, *,
+    finetune_epochs: int = 0, trials: int = 0, by: str | None = None, per_seed: bool = False,
+    report: Callable[[Plan, float, search.Trial], None] = lambda plan, goal, trial: None, **options: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Returns a row per plan and goal: its name, the goal, and a :class:`Spread` for each of MEASURED over the seeds.
+
+    Without goals every plan keeps its own. Where a method's sparsity is an outcome, `trials` settings at most are tried
+    (of `by` where the method has it, else of its first of search.DRIVES) for one whose mean sparsity over the seeds meets
+    the goal, as in the paper, or with `per_seed` for one per seed; `report` receives each. Where none does, the nearest is
+    taken, as there, and a warning told. The row's `setting` holds the values {option: one a seed}. `finetune_epochs` of fine-tuning
+    follow every training with a method, and the better accuracy of before and after counts, as in the paper (3.3).
+    Options are those of :func:`pruning.engine.advance`.
+    """
+    wanted: list[float | None] = [*goals] or [None]
+    driven = _driven(plans, goals, trials, by)
+    rows = []
+    for plan in plans:
+        for goal in wanted:
+            aimed = plan if goal is None else with_goal(plan, goal)
+            values: dict[int, float] = {}  # by seed
+            name = driven.get(plan.name, "")
+            if goal is not None and name:
+                for group in [[seed] for seed in seeds] if per_seed else [list(seeds)]:
+                    value = _searched(plan, goal, group, trials, out, name, report, options)
+                    values |= {seed: value for seed in group}
+            tuned = finetune_epochs > 0 and method_of(aimed) != "none"
+            if tuned:
+                aimed = fine_tuned(aimed, finetune_epochs)
+            results = []
+            for seed in seeds:
+                own = {f"method_options.{name}": values[seed]} if values else {}
+                phases = [override(aimed.train, {"seed": seed, **own}), *aimed.phases[1:]]
+                results.append(_result(engine.run(_replaced(aimed, phases), out, **options), tuned))
+            setting = {name: [values[seed] for seed in seeds]} if values else None
+            rows.append(_row(plan, goal, results) | {"setting": setting})
+    return rows
+
+
+def _driven(plans: Sequence[Plan], goals: Sequence[float], trials: int, by: str | None) -> dict[str, str]:
+    """Returns {plan: option that its search moves} of the plans whose sparsity is an outcome; refuses what cannot be done."""
+    outcomes = [plan for plan in plans if is_outcome(plan)]
+    if not trials:
+        if goals and outcomes:
+            raise PlanError(
+                f"the sparsity of '{outcomes[0].name}' is an outcome of its settings: give --search N to meet the goals"
+            )
+        return {}
+    if not goals:
+        raise PlanError("a search needs a goal: give --sparsity")
+    if not outcomes:
+        raise PlanError(
+            f"there is nothing to search for: the sparsity of '{plans[0].name}' is no outcome of its settings"
+        )
+    having = [plan for plan in outcomes if by in search.DRIVES[method_of(plan)]]
+    return {plan.name: search.setting(plan.train, by if plan in having or not having else None)[0] for plan in outcomes}
+
+
+def _searched(
+    plan: Plan, goal: float, seeds: Sequence[int], trials: int, out: Path, by: str,
+    report: Callable[[Plan, float, search.Trial], None], options: dict[str, Any],
+) -> float:  # fmt: skip
+    """Returns the value that meets the goal in the mean over the seeds; where none does, the nearest, with a warning."""
+
+    def each(trial: search.Trial) -> None:
+        report(plan, goal, trial)
+
+    try:
+        return search.find(plan.train, goal, trials, out, by=by, seeds=seeds, report=each, **options).value
+    except search.Exhausted as error:
+        options.get("tell", silent)(Warned(f"{plan.name}: {error}"))
+        return error.best.value
+
+
+def stability(before: float, after: float) -> float:
+    """Returns 1 - (t_pre - t_post) / t_pre (Zimmer et al. 2023, Definition A.1), 1 where pruning does not hurt."""
+    return 1.0 if after >= before else after / before
+
+
+def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
+    """Returns what one plan with one seed gave."""
+    summaries = [runs.read_summary(folder) for folder in folders]
+    last = summaries[-1]
+    accuracy = max(last["accuracy"], summaries[-2]["accuracy"]) if tuned else last["accuracy"]
+    trained = [s for s in summaries if s["images_per_second"]]
+    if tuned:
+        trained = trained[:-1]  # plain training under masks: no part of the method
+    time = sum(s["epochs"] / s["images_per_second"] for s in trained)
+    before, after = None, 0.0
+    for summary in summaries:
+        if "accuracy_before_prune" in summary:
+            before, after = summary["accuracy_before_prune"], summary["accuracy"]
+    for earlier, later in itertools.pairwise(summaries):
+        if later["phase"] == "prune":
+            before, after = earlier["accuracy"], later["accuracy"]
+    return {
+        "images_per_second": sum(s["epochs"] for s in trained) / time if time else None,
+        "accuracy": accuracy,
+        "speedup": last["speedup"],
+        "sparsity": last["sparsity"],
+        "stability": None if before is None else stability(before, after),
+        "run": str(folders[-1]),
+    }
+
+
+def _row(plan: Plan, goal: float | None, results: list[dict[str, Any]]) -> dict[str, Any]:
+    spreads = {key: spread([r[key] for r in results]) for key in MEASURED}
+    epochs = sum(phase.epochs or plan.train.epochs for phase in plan.phases if not isinstance(phase, Prune))
+    runs_of = [r["run"] for r in results]
+    return {
+        "plan": plan.name,
+        "method": method_of(plan),
+        "goal": goal,
+        "epochs": epochs,
+        **spreads,
+        "setting": None,
+        "runs": runs_of,
+    }
+
+
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Returns mean and sample standard deviation; None where a value is missing or not finite."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    if not known or len(known) < len(values):
+        return None
+    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+
+
+def _replaced(plan: Plan, phases: Sequence[Train | Prune | Retrain]) -> Plan:
+    settings = {**plan.model_dump(exclude_unset=True, exclude={"phases"}), "phases": list(phases)}
+    return make(Plan, settings)

@@ -1,0 +1,156 @@
+"""The closed loop: training and evaluation of a classifier. A method acts through its hooks and never by editing this file.
+
+Order and augmentation of the data and the network's own random numbers (dropout) follow from the seed and the epoch alone, so
+that training continued from the end of an epoch is bit for bit training never stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning.data import Data
+from pruning.events import Progress, Tell
+from pruning.plan import PlanError
+from pruning.seeds import derive
+from pruning.training.methods import Method
+from pruning.training.optim import mask_gradients
+
+EVALUATION_BATCH = 500  # fixed: float32 sums differ with the batch, and results are compared bit for bit
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    optimizer: torch.optim.Optimizer,
+    lr: Callable[[int], float],
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    method: Method,
+    device: torch.device,
+    first_step: int = 0,
+    precision: str = "float32",
+    label_smoothing: float = 0.0,
+    clip_norm: float | None = None,
+    on_epoch: Callable[[dict[str, Any]], None],
+    on_step: Callable[[int], None] = lambda done: None,
+    tell: Tell,
+) -> None:
+    """Trains the model in place from step `first_step` to the end of `epochs`; `on_epoch` receives one record after each
+    epoch, `on_step` the number of steps done after each step.
+
+    `lr` maps the 0-based step to the learning rate; a parameter group with `lr_factor` gets that multiple. Raises PlanError
+    where the loss is no longer finite.
+    """
+    steps = data.steps_per_epoch(batch_size)
+    weights = list(model.parameters())
+    told = 0.0
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        for epoch in range(first_step // steps, epochs):
+            started = time.perf_counter()
+            torch.manual_seed(derive(seed, "layers", epoch))
+            model.train()
+            total = torch.zeros((), device=device)
+            correct = torch.zeros((), dtype=torch.int64, device=device)
+            images, rate, step = 0, 0.0, epoch * steps
+            for x, y in data.train_batches(batch_size, epoch, seed):
+                if step < first_step:
+                    step += 1
+                    continue
+                rate = lr(step)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * group.get("lr_factor", 1.0)
+                with autocast(device, precision):
+                    logits = model(x)  # [N, classes]
+                    loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+                total += loss.detach() * len(y)
+                if (extra := method.penalty()) is not None:
+                    loss = loss + extra
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                method.after_backward(step)
+                if clip_norm is not None:
+                    if method.masks is not None:
+                        mask_gradients(model, method.masks)
+                    nn.utils.clip_grad_norm_(weights, clip_norm)
+                optimizer.step()
+                method.after_step(step)
+                correct += (logits.detach().argmax(1) == y).sum()
+                images += len(y)
+                step += 1
+                on_step(step)
+                now = time.perf_counter()
+                if now - told > 0.1:
+                    told = now
+                    tell(Progress(step, epochs * steps))
+            train_loss = total.item() / images  # the one wait for the device in an epoch
+            trained = time.perf_counter() - started
+            if not torch.isfinite(torch.tensor(train_loss)):
+                raise PlanError(
+                    f"training diverged: the loss is {train_loss} in epoch {epoch + 1}; lower the learning rate"
+                )
+            record: dict[str, Any] = {"epoch": epoch + 1, "step": step, "lr": rate, "train_loss": train_loss}
+            record |= {"train_accuracy": correct.item() / images, "val_loss": None, "val_accuracy": None}
+            if data.sizes["validation"]:
+                accuracy, loss_value = evaluate(model, data.batches("validation", EVALUATION_BATCH), device, precision)
+                record |= {"val_loss": loss_value, "val_accuracy": accuracy}
+            record["density"] = method.density()
+            record |= {
+                "train_seconds": trained,
+                "seconds": time.perf_counter() - started,
+                "images_per_second": images / trained,
+            }
+            on_epoch(record)
+    tell(Progress(epochs * steps, epochs * steps))
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module, data: Data, *, batch_size: int, seed: int, device: torch.device, precision: str
+) -> None:
+    """Sends the training images through the model once in training mode, so that its running statistics are those of the
+    weights that it has now; weights stay as they are, and the model's mode is put back."""
+    mode = model.training
+    model.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(derive(seed, "recalibrate"))
+        for x, _ in data.train_batches(batch_size, 0, derive(seed, "recalibrate")):
+            with autocast(device, precision):
+                model(x)
+    model.train(mode)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: str = "float32"
+) -> tuple[float, float]:
+    """Returns (accuracy as a fraction, mean cross-entropy) in evaluation mode; the model's mode is put back."""
+    mode = model.training
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    images = 0
+    for x, y in batches:
+        with autocast(device, precision):
+            logits = model(x)  # [N, classes]
+        correct += (logits.argmax(1) == y).sum()
+        total += F.cross_entropy(logits.float(), y, reduction="sum").double()
+        images += len(y)
+    model.train(mode)
+    return correct.item() / images, total.item() / images
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Returns the context in which a forward pass runs: bfloat16 autocast, or nothing for float32."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
