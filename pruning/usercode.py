@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from pruning.plan import PlanError, suggest
+from pruning.errors import PlanError, suggest
 
 LIBRARIES = ("torchvision", "timm")  # `torchvision:resnet50` is a model of that library, not a function in it
 

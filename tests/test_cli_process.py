@@ -102,10 +102,10 @@ def on_a_terminal(*args: str, **environment: str) -> tuple[int, str]:
 
 
 def test_a_terminal_sees_bars_and_is_refused_as_a_pipe(workspace: Path) -> None:
-    code, seen = on_a_terminal("train", *TINY, "--epochs", "150", NO_COLOR="")
+    code, seen = on_a_terminal("train", *TINY, "--epochs", "1500", NO_COLOR="")
     assert code == 0
     assert "━" in seen
-    assert "/150, loss" in seen
+    assert "/1500, loss" in seen
     assert seen.rstrip().splitlines()[-1].startswith("runs/")
     code, seen = on_a_terminal("eval", "-")
     assert code == 1

@@ -19,8 +19,10 @@ FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 
 # Bottom first. A module imports from lower floors and, on its own floor, inside its own wing only.
 FLOORS = (
-    {"plan", "ops", "events", "seeds", "value_range"},
+    {"errors", "events", "ops", "seeds", "value_range"},
     {"usercode"},
+    {"registry"},
+    {"plan"},
     {"record"},
     {"masks", "models", "data"},
     {"flops", "deciding"},

@@ -4,7 +4,8 @@ A plan is a list of phases; a phase is :class:`Train`, :class:`Prune` or :class:
 command line can check a plan before the engine is loaded.
 """
 
-from pruning.plan.checks import PlanError, choices, explain, make, suggest
+from pruning.errors import PlanError, suggest
+from pruning.plan.checks import choices, explain, make
 from pruning.plan.names import (
     CRITERION_OPTIONS,
     GOAL_METHODS,

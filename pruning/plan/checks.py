@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pruning.errors import PlanError, suggest
 from pruning.plan.names import PHASE_NAMES
-
-
-class PlanError(ValueError):
-    """A plan, a setting or a name that cannot be used; the message names it and says what is allowed."""
-
-
-def suggest(name: str, allowed: Iterable[str]) -> str:
-    """Returns " (did you mean 'x'?)" for the nearest allowed name, or an empty string where none is near."""
-    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def choices(literal: Any) -> tuple[str, ...]:

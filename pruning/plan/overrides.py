@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pruning.plan.checks import PlanError, make, suggest
+from pruning.errors import PlanError, suggest
+from pruning.plan.checks import make
 from pruning.plan.phases import PHASES, Train
 from pruning.plan.plans import Plan
 

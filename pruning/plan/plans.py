@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pruning.plan.checks import PlanError, make
+from pruning.errors import PlanError
+from pruning.plan.checks import make
 from pruning.plan.phases import Phase, Prune, Retrain, Settings, Train
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pruning.plan.checks import PlanError, explain, make, suggest
+from pruning.errors import PlanError, suggest
+from pruning.plan.checks import explain, make
 from pruning.plan.phases import PHASES, Prune
 from pruning.plan.plans import Iterate, Plan
 
