@@ -21,6 +21,7 @@ from pruning import engine, ops
 from pruning.plan import Iterate, Plan, PlanError, Train, make
 from pruning.record import runs
 from pruning.study import compare, search
+from pruning.training.methods import METHODS as TABLE
 
 EPOCHS, SEEDS, GOALS, TUNED_AT = 20, (0, 1, 2), (0.9, 0.95, 0.99), 0.95
 DECAYS = (5e-4, 5e-3, 5e-2)
@@ -42,7 +43,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-BY = {"str": "threshold_decay", "cs, by l1": "l1"}  # the others' first of search.DRIVES
+BY = {"str": "threshold_decay", "cs, by l1": "l1"}  # of the others the first that drives it
 
 
 def method_of(name: str) -> str:
@@ -63,14 +64,14 @@ def plan(name: str, decay: float) -> Plan:
         )  # fmt: skip
         return make(Plan, {"name": name, "phases": [Train(**common, epochs=EPOCHS // 2), *cycles.phases()]})
     method = method_of(name)
-    goal = {} if method in search.DRIVES else {"sparsity": TUNED_AT}
+    goal = {} if TABLE[method].drives else {"sparsity": TUNED_AT}
     train = Train(**common, epochs=EPOCHS, method=method, method_options=METHODS[name], **goal)
     return make(Plan, {"name": name, "phases": [train]})
 
 
 def tuned(name: str, out: Path) -> Plan:
     """Returns the plan with the weight decay whose validation accuracy is best; of equal ones the smallest."""
-    if method_of(name) in search.DRIVES:
+    if TABLE[method_of(name)].drives:
         return plan(name, DECAYS[0])
 
     def score(decay: float) -> float:

@@ -26,8 +26,12 @@ import torch.nn.functional as F
 from pruning import models, ops
 from pruning.deciding import decision
 from pruning.engine.fitting import make_optimizer
-from pruning.plan import GOAL_METHODS, Train
-from pruning.training.methods import DPF, GMP, LCOriginal, Method, for_training
+from pruning.plan import Train
+from pruning.training.methods import METHODS, for_training
+from pruning.training.methods.base import Method
+from pruning.training.methods.dpf import DPF
+from pruning.training.methods.gmp import GMP
+from pruning.training.methods.lc_original import LCOriginal
 
 SPARSITY = 0.9
 RECIPE_STEPS = 200 * 352  # 200 epochs of CIFAR-10's 45,000 images in batches of 128: zimmer-resnet56-cifar10-*
@@ -59,7 +63,7 @@ class Contender:
     """One method on its network, stepped one by one."""
 
     def __init__(self, case: str, options: argparse.Namespace, device: torch.device, total: int) -> None:
-        goal = {"sparsity": SPARSITY} if CASES[case]["method"] in GOAL_METHODS else {}
+        goal = {"sparsity": SPARSITY} if METHODS[CASES[case]["method"]].goal else {}
         train = Train(
             model=options.model,
             data="cifar10",
@@ -73,7 +77,7 @@ class Contender:
         self.network = models.build(options.model, (3, 32, 32), 10, options=width, seed=0).to(device)
         self.method: Method = for_training(train, total)
         if case.startswith("bimp"):
-            self.method = Method(decision.decide(self.network, "magnitude", 1 - SPARSITY))
+            self.method = Method(decision.Decision(sparsity=SPARSITY).decide(self.network))
         self.optimizer = make_optimizer(self.network, train, self.method.attach(self.network))
         self.method.bind(self.network, self.optimizer)
         generator = torch.Generator().manual_seed(0)
@@ -141,7 +145,7 @@ def main() -> None:
             contender.step(now, timed=turn >= FIRST)
     for case, contender in contenders.items():
         masks = contender.method.finish()
-        if CASES[case]["method"] in GOAL_METHODS:
+        if METHODS[CASES[case]["method"]].goal:
             assert masks is not None
             assert abs(masks.sparsity - SPARSITY) < 1e-3, (case, masks.sparsity)
     plain = contenders["plain"].steps

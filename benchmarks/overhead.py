@@ -26,7 +26,7 @@ from pruning.engine.session import find_device
 from pruning.events import silent
 from pruning.record.environment import environment
 from pruning.training import loop
-from pruning.training.methods import METHODS
+from pruning.training.methods.base import Method
 from pruning.training.optim import MaskedSGD
 
 BATCH = 128
@@ -69,7 +69,7 @@ def main() -> None:
 
     def engine() -> None:
         loop.fit(
-            network, data, optimizer, lambda step: 0.01, epochs=1, batch_size=BATCH, seed=0, method=METHODS["none"](),
+            network, data, optimizer, lambda step: 0.01, epochs=1, batch_size=BATCH, seed=0, method=Method(),
             device=device, on_epoch=lambda record: None, tell=silent,
         )  # fmt: skip
 

@@ -17,7 +17,7 @@ import torch
 
 from pruning import models
 from pruning.deciding import decision
-from pruning.deciding.allocation import allocate
+from pruning.deciding.allocation.sharing import allocate
 from pruning.deciding.scoring import score
 from pruning.masks import keep_count, prunable
 from pruning.record.environment import environment
@@ -46,11 +46,12 @@ def main() -> None:
     density = 1 - options.sparsity
     total = sum(weight.numel() for weight in prunable(network).values())
 
-    masks = decision.decide(network, "synflow", density, batch=batch)  # the warm-up
+    asked = decision.Decision("synflow", options.sparsity)
+    masks = asked.decide(network, batch=batch)  # the warm-up
     assert masks.kept == keep_count(total, options.sparsity)
     scores = score(network, "synflow", batch=batch)
     parts = {
-        "100 rounds in all": (lambda: decision.decide(network, "synflow", density, batch=batch), options.repeats),
+        "100 rounds in all": (lambda: asked.decide(network, batch=batch), options.repeats),
         "one scoring": (lambda: score(network, "synflow", batch=batch), 10),
         "one allocation": (lambda: allocate(scores, density), 10),
     }

@@ -79,9 +79,10 @@ def compare_plans(
     plans = [plan.override_plan(plan.load_plan(name), changes) for name in recipes]
     from pruning.study import compare
     from pruning.study.search import Trial
+    from pruning.training.methods import METHODS
 
     if method:
-        if lost := [m for m in method if m in plan.GOAL_METHODS and not goals]:
+        if lost := [m for m in method if METHODS.find(m).goal and not goals]:
             raise PlanError(f"method '{lost[0]}' needs a goal: give --sparsity")
         plans = [new for old in plans for new in compare.by_method(old, method, goals[0] if goals else None)]
     where: dict[str, Any] = {"device": device, "data_dir": data_dir, "trust_code": trust_code}

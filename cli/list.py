@@ -11,6 +11,7 @@ import typer
 
 from pruning import plan
 from pruning.plan import PlanError, suggest
+from pruning.registry import table
 from pruning.study import sweep
 
 from . import options, tables
@@ -95,17 +96,17 @@ def _study_line(study: sweep.Study) -> str:
 
 def _registry(kind: str) -> Mapping[str, str]:
     from pruning import data, models
-    from pruning.deciding import ablations, allocation, criteria
-    from pruning.plan import techniques
-    from pruning.training import methods, schedules
 
-    return {
-        "models": models.MODELS,
-        "data": data.DATASETS,
-        "criteria": {name: criterion.summary for name, criterion in criteria.CRITERIA.items()},
-        "allocations": allocation.ALLOCATIONS,
-        "techniques": {name: technique.summary for name, technique in techniques.TECHNIQUES.items()},
-        "schedules": schedules.RETRAIN_SCHEDULES,
-        "methods": methods.SUMMARIES,
-        "ablations": ablations.ABLATIONS,
-    }[kind]
+    if kind in ("models", "data"):
+        return models.MODELS if kind == "models" else data.DATASETS
+    return {name: entry.summary for name, entry in table(TABLES[kind]).items()}
+
+
+TABLES = {
+    "criteria": "criterion",
+    "allocations": "allocation",
+    "techniques": "technique",
+    "schedules": "retraining schedule",
+    "methods": "method",
+    "ablations": "ablation",
+}

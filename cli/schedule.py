@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from pruning import plan
-from pruning.plan import TUNED_SCHEDULES, PlanError, RetrainSchedule, Train, choices
+from pruning.plan import PlanError, RetrainSchedule, Train, choices
 from pruning.record import runs
+from pruning.training.schedules import RETRAIN_SCHEDULES, tuned
 
 from . import options, tables
 from .inputs import given
@@ -21,6 +22,7 @@ ORIGINAL, RETRAINING = "Original training", "Retraining"
 PAPER = ("ft", "lrw", "slr", "clr", "llr")  # Zimmer et al. 2023, Figure 1
 POINTS = 600  # of a line of the figure
 Schedule = Callable[[int], float]
+TUNED = tuple(tuned())
 
 
 def schedule(
@@ -48,7 +50,7 @@ def schedule(
     ] = None,
     schedule_lr: Annotated[
         float | None,
-        typer.Option(help=f"First rate of {', '.join(TUNED_SCHEDULES)}.", rich_help_panel=RETRAINING),
+        typer.Option(help=f"First rate of {', '.join(TUNED)}.", rich_help_panel=RETRAINING),
     ] = None,
     schedule_warmup: Annotated[
         float | None,
@@ -141,7 +143,7 @@ def schedule(
         raise PlanError(f"impact must lie in [0, 1], not {impact:g}")
     _refuse_unused(wanted, impact, schedule_lr, schedule_warmup)
     for name in wanted:
-        if impact is None and name in schedules.IMPACT and (d1 is None or name == "accallr"):
+        if impact is None and RETRAIN_SCHEDULES.find(name).impact and (d1 is None or name == "accallr"):
             more = "" if name == "accallr" else ", or --from with a pruned RUN"
             raise PlanError(f"'{name}' needs --impact, what the pruning cost, from 0 to 1{more}")
     found = {
@@ -150,10 +152,10 @@ def schedule(
             original,
             total_steps=train.epochs * per_epoch,
             steps=length * per_epoch,
-            impact=d1 if name in schedules.IMPACT and (name != "accallr" or impact is not None) else None,
+            impact=d1 if RETRAIN_SCHEDULES.find(name).impact and (name != "accallr" or impact is not None) else None,
             warmup_steps=round(train.warmup_epochs * per_epoch),
-            lr=schedule_lr if name in TUNED_SCHEDULES else None,
-            warmup=(schedule_warmup or 0.0) if name in TUNED_SCHEDULES else 0.0,
+            lr=schedule_lr if name in TUNED else None,
+            warmup=(schedule_warmup or 0.0) if name in TUNED else 0.0,
         )
         for name in wanted
     }
@@ -223,12 +225,10 @@ def _norm_lost(folder: Path, trust_code: bool) -> float:
 
 
 def _refuse_unused(names: Sequence[str], impact: float | None, lr: float | None, warmup: float | None) -> None:
-    from pruning.training.schedules import IMPACT
-
     for option, value, users in (
-        ("--impact", impact, tuple(IMPACT)),
-        ("--schedule-lr", lr, TUNED_SCHEDULES),
-        ("--schedule-warmup", warmup, TUNED_SCHEDULES),
+        ("--impact", impact, tuple(name for name, entry in RETRAIN_SCHEDULES.items() if entry.impact)),
+        ("--schedule-lr", lr, TUNED),
+        ("--schedule-warmup", warmup, TUNED),
     ):
         if value is not None and not set(names) & set(users):
             raise PlanError(f"{option} is not used by {', '.join(names)}, only by {', '.join(users)}")

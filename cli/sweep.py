@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pruning.plan import PlanError, suggest
+from pruning.plan import PlanError
 from pruning.record import runs
 from pruning.study import sweep
+from pruning.study.sweep.executors import EXECUTORS, Place
 
 from . import options
 from .output import emit, emit_json
 from .show import Screen
 from .tables import Table, duration, percent
 
-EXECUTORS = ("local", "ray")
 STUDY = "Study"
 
 
@@ -101,10 +101,7 @@ def sweep_study(
     Finished phases are reused and interrupted ones resumed, so the same command goes on after a crash. A phase that fails stops
     only what hangs on it. The result is the path of the study's record, from which `prune report` draws tables and figures.
     """
-    if executor not in EXECUTORS:
-        raise PlanError(
-            f"executor '{executor}' is unknown{suggest(executor, EXECUTORS)}; allowed: {', '.join(EXECUTORS)}"
-        )
+    EXECUTORS.known(executor)
     loaded = sweep.load_study(study)
     points = sweep.expand(loaded, scale)
     if emit_slurm:
@@ -138,13 +135,8 @@ def sweep_study(
         "trust_code": trust_code,
     }
     with Screen(quiet=quiet) as screen:
-        pool: sweep.Executor
-        if executor == "ray":
-            from pruning.study.sweep.cluster import RayExecutor
-
-            pool = RayExecutor(address, threads=threads, gpus=gpus_per_run, jobs=jobs)
-        else:
-            pool = sweep.LocalExecutor(slots, threads, gpus)
+        place = Place(jobs, slots, threads, gpus, gpus_per_run, address)
+        pool: sweep.Executor = EXECUTORS.find(executor).load()(place)
         outcome = work.carry_out(pool, where, _View(screen, out).tell)
     facts = {"study": loaded.name, "record": str(record), "runs": len(points), **_counts(mine, work.status(slots))}
     facts |= {"ran": outcome.ran, "failures": [{"run": run, "error": error} for run, error in outcome.failed.items()]}

@@ -14,10 +14,11 @@ _WHERE = {
     "Masks": "pruning.masks",
     "prune": "pruning.deciding.decision",
     "score": "pruning.deciding.decision",
-    "allocate": "pruning.deciding.allocation",
+    "allocate": "pruning.deciding.allocation.sharing",
     "MaskedSGD": "pruning.training.optim",
     "enforce": "pruning.training.optim",
     "count_macs": "pruning.flops",
+    "register": "pruning.registry",
     "Plan": "pruning.plan",
     "PlanError": "pruning.plan",
 }

@@ -74,7 +74,7 @@ class Registry(Mapping[str, E], Generic[E]):
             return found
         key = (name, usercode.resolve(name)[1])
         if key not in self._code:
-            self._code[key] = self.made(usercode.load(name), name)
+            self._code[key] = self.made(usercode.load_any(name), name)
         return self._code[key]
 
     def made(self, thing: Any, name: str, **facts: Any) -> E:
@@ -115,7 +115,6 @@ TABLES = {
     "retraining schedule": "pruning.training.schedules:RETRAIN_SCHEDULES",
     "method": "pruning.training.methods:METHODS",
     "optimizer": "pruning.training.optimizers:OPTIMIZERS",
-    "task": "pruning.training.tasks:TASKS",
     "executor": "pruning.study.sweep.executors:EXECUTORS",
 }
 

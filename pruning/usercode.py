@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 from pruning.errors import PlanError, suggest
 
@@ -38,7 +38,15 @@ def resolve(spec: str) -> tuple[Path, str]:
 
 
 def load(spec: str) -> Callable[..., Any]:
-    """Returns the function that `spec` names, its module executed or imported.
+    """Returns the function that `spec` names, as :func:`load_any` does; raises PlanError for anything else."""
+    function = load_any(spec)
+    if not callable(function):
+        raise PlanError(f"'{spec}': '{spec.rpartition(':')[2]}' is no function but {type(function).__name__}")
+    return cast("Callable[..., Any]", function)
+
+
+def load_any(spec: str) -> Any:
+    """Returns what `spec` names, its module executed or imported.
 
     A file is executed once per content, and what is executed are the bytes that were hashed for its module's name. Its
     folder (for a module, the current folder) is on the import path meanwhile, so that it can import its neighbours.
@@ -59,10 +67,7 @@ def load(spec: str) -> Callable[..., Any]:
     if not hasattr(module, name):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise PlanError(f"'{spec}': {path} has no function '{name}'{suggest(name, functions)}")
-    function = getattr(module, name)
-    if not callable(function):
-        raise PlanError(f"'{spec}': '{name}' is no function but {type(function).__name__}")
-    return function
+    return getattr(module, name)
 
 
 def call(

@@ -21,13 +21,13 @@ from pathlib import Path
 from test_engine import PLAN, SCRIPT, assert_same
 from test_methods import SETTINGS
 
-from pruning.plan import GOAL_METHODS
+from pruning.training.methods import METHODS
 
 
 def plan_with(method: str) -> str:
     """Returns the plan, its training with a method."""
     options = ", ".join(f"{key} = {value!r}" for key, value in SETTINGS[method][0].items()).replace("'", '"')
-    more = f'method = "{method}"\nmethod_options = {{ {options} }}\n' + "sparsity = 0.5\n" * (method in GOAL_METHODS)
+    more = f'method = "{method}"\nmethod_options = {{ {options} }}\n' + "sparsity = 0.5\n" * (METHODS[method].goal)
     return PLAN.replace('[[phases]]\nphase = "prune"', more + '[[phases]]\nphase = "prune"').replace("0.8", "0.999")
 
 

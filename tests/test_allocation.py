@@ -12,7 +12,10 @@ from torch import Tensor
 
 import pruning
 from pruning import models, plan
-from pruning.deciding.allocation import ALLOCATIONS, allocate, lamp, layer_counts
+from pruning.deciding.allocation import ALLOCATIONS
+from pruning.deciding.allocation.counts import layer_counts as counted
+from pruning.deciding.allocation.ranking import lamp
+from pruning.deciding.allocation.sharing import allocate
 from pruning.masks import Masks, empty_layers
 from pruning.plan import PlanError
 
@@ -25,6 +28,10 @@ SHAPES = {
 }
 SIZES = [432, 2304, 512, 1280, 400]
 TOTAL = 4928
+
+
+def layer_counts(shapes: Any, keep: int, allocation: str, **more: Any) -> list[int]:
+    return counted(shapes, keep, ALLOCATIONS[allocation].load(), **more)
 
 
 def sizes(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Size]:

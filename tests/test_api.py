@@ -14,7 +14,7 @@ import pruning
 from pruning.deciding import decision
 from pruning.deciding.allocation import ALLOCATIONS
 from pruning.deciding.criteria import CRITERIA
-from pruning.events import Event, Progress, Warned
+from pruning.events import Event, Progress, Tell, Warned
 from pruning.masks import Masks
 from pruning.plan import PlanError
 
@@ -36,6 +36,22 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # [n, 2, H, W] -> [n, 3]
         x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
         return self.fc2(torch.relu(self.fc1(x.mean((2, 3)))))
+
+
+def decide(
+    model: nn.Module,
+    criterion: str,
+    density: float,
+    *,
+    masks: Masks | None = None,
+    batch: decision.Batch | None = None,
+    generator: torch.Generator | None = None,
+    tell: Tell = decision.warn,
+    **asked: Any,
+) -> Masks:
+    """Returns the masks of one decision."""
+    settings = decision.Decision(criterion, 1 - density, **asked)
+    return settings.decide(model, masks=masks, batch=batch, generator=generator, tell=tell)
 
 
 def quiet(event: Event) -> None:
@@ -69,7 +85,7 @@ def test_density_is_exact_for_every_combination(criterion: str, allocation: str)
 def test_rounds_score_anew_along_the_exponential_ladder(criterion: str) -> None:
     """Three rounds by the one function are three decisions by hand, at densities d^(1/3), d^(2/3), d."""
     model = Net()
-    together = decision.decide(model, criterion, 0.1, batch=BATCH, rounds=3, tell=quiet)
+    together = decide(model, criterion, 0.1, batch=BATCH, rounds=3, tell=quiet)
     masks: Masks | None = None
     for density in (0.1 ** (1 / 3), 0.1 ** (2 / 3), 0.1):
         masked = deepcopy(model)
@@ -80,7 +96,7 @@ def test_rounds_score_anew_along_the_exponential_ladder(criterion: str) -> None:
         assert masks.kept == round(density * SIZE)
     assert masks is not None
     assert all(torch.equal(masks[name], together[name]) for name in masks)
-    once = decision.decide(model, criterion, 0.1, batch=BATCH, rounds=1, tell=quiet)
+    once = decide(model, criterion, 0.1, batch=BATCH, rounds=1, tell=quiet)
     assert any(not torch.equal(masks[name], once[name]) for name in masks)
 
 
@@ -90,18 +106,18 @@ def test_synflow_takes_a_hundred_rounds_and_tells_of_them() -> None:
     for name, parameter in model.named_parameters():
         if "bias" in name:
             nn.init.zeros_(parameter)
-    masks = decision.decide(model, "synflow", 0.01, batch=INPUTS, tell=events.append)
+    masks = decide(model, "synflow", 0.01, batch=INPUTS, tell=events.append)
     assert events[-1] == Progress(100, 100, "rounds")
     assert all(isinstance(event, Progress) for event in events)
     assert masks.kept == round(0.01 * SIZE)
     assert min(kept(masks)) >= 1  # rounds are what keeps it from emptying a layer
-    assert min(kept(decision.decide(model, "synflow", 0.01, batch=INPUTS, rounds=1, tell=quiet))) == 0
+    assert min(kept(decide(model, "synflow", 0.01, batch=INPUTS, rounds=1, tell=quiet))) == 0
 
 
 def test_a_network_that_is_cut_through_goes_on_by_the_last_scores() -> None:
     """Inverted SynFlow keeps what carries least: the flow ends, and the ranking of the round before holds."""
     events: list[Event] = []
-    masks = decision.decide(Net(), "synflow", 0.1, batch=INPUTS, ablation="invert", tell=events.append)
+    masks = decide(Net(), "synflow", 0.1, batch=INPUTS, ablation="invert", tell=events.append)
     assert masks.kept == round(0.1 * SIZE)
     told = [event.text for event in events if isinstance(event, Warned)]
     assert "'synflow' gives every weight the score 0 after round" in told[0]
@@ -119,7 +135,7 @@ def test_rounds_go_on_from_the_present_density() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decision, "allocate", watch)
-        decision.decide(model, "synflow", 0.05, batch=INPUTS, masks=present, rounds=2, tell=quiet)
+        decide(model, "synflow", 0.05, batch=INPUTS, masks=present, rounds=2, tell=quiet)
     assert seen == pytest.approx([0.5 * 0.1**0.5, 0.05])
 
 
@@ -178,7 +194,7 @@ def test_masks_of_other_layers_are_refused() -> None:
 def test_decide_touches_nothing_and_prune_writes_plus_zero() -> None:
     model = Net()
     before = deepcopy(model.state_dict())
-    masks = decision.decide(model, "magnitude", 0.3, tell=quiet)
+    masks = decide(model, "magnitude", 0.3, tell=quiet)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     masks.apply(model)
     for name, mask in masks.items():

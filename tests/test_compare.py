@@ -15,7 +15,8 @@ from pruning.plan import Plan, PlanError, Retrain, Train, load_plan, make, parse
 from pruning.record import runs
 from pruning.study import compare, search
 from pruning.study.compare import Spread, fine_tuned, spread, stability, with_goal
-from pruning.study.search import DRIVES, TOLERANCE, bracket
+from pruning.study.search import TOLERANCE, bracket
+from pruning.training.methods import METHODS
 
 FAST = ("--set", "batch_size=20")
 METHOD_PLAN = """
@@ -58,11 +59,15 @@ def sigmoid(x: float) -> float:
 @pytest.mark.parametrize(
     ("sparsity", "start", "drive"),
     [
-        (lambda s: sigmoid(2 * (s + 4)), -5.0, DRIVES["str"]["s_init"]),
-        (lambda s: sigmoid(2 * (s + 4)), -100.0, DRIVES["str"]["s_init"]),
-        (lambda s: sigmoid(-40 * s), 0.3, DRIVES["cs"]["s_0"]),
-        (lambda a: sigmoid(2 * math.log10(a) + 10), 1e-6, DRIVES["dst"]["alpha"]),
-        (lambda a: 0.0 if a > 1e-2 else sigmoid(2 * math.log10(a) + 10), 1e-7, DRIVES["dst"]["alpha"]),  # collapses
+        (lambda s: sigmoid(2 * (s + 4)), -5.0, METHODS["str"].drives["s_init"]),
+        (lambda s: sigmoid(2 * (s + 4)), -100.0, METHODS["str"].drives["s_init"]),
+        (lambda s: sigmoid(-40 * s), 0.3, METHODS["cs"].drives["s_0"]),
+        (lambda a: sigmoid(2 * math.log10(a) + 10), 1e-6, METHODS["dst"].drives["alpha"]),
+        (
+            lambda a: 0.0 if a > 1e-2 else sigmoid(2 * math.log10(a) + 10),
+            1e-7,
+            METHODS["dst"].drives["alpha"],
+        ),  # collapses
     ],
 )
 def test_brackets_meet_the_goal(
@@ -85,7 +90,7 @@ def test_brackets_meet_the_goal(
 
 def test_a_step_function_exhausts_the_search() -> None:
     tried: list[float] = []
-    assert bracket(lambda s: tried.append(s) or float(s > 0), -1.0, DRIVES["str"]["s_init"], 0.5, 9) is None
+    assert bracket(lambda s: tried.append(s) or float(s > 0), -1.0, METHODS["str"].drives["s_init"], 0.5, 9) is None
     assert len(tried) == 9
     assert -0.1 < tried[-1] < 0.1  # the step is what it closes in on
 
@@ -110,7 +115,7 @@ def test_noise_does_not_lead_the_search_astray(deviation: float, met: int) -> No
             places.append(s)
             return sigmoid(1.5 * (s + 6.3) + noisy(seed, s, deviation))
 
-        value = bracket(measure, -20.0, DRIVES["str"]["s_init"], 0.9, 16)
+        value = bracket(measure, -20.0, METHODS["str"].drives["s_init"], 0.9, 16)
         if value is not None:
             assert abs(measure(value) - 0.9) <= TOLERANCE
             found += 1
@@ -138,7 +143,7 @@ def test_a_collapse_on_the_way_is_recognized(start: float) -> None:
     def measure(alpha: float) -> float:
         return 0.3 if alpha > 0.02 else sigmoid(2 * math.log10(alpha) + 7)
 
-    found = bracket(measure, start, DRIVES["dst"]["alpha"], 0.95, 16)
+    found = bracket(measure, start, METHODS["dst"].drives["alpha"], 0.95, 16)
     assert found is not None
     assert measure(found) == pytest.approx(0.95, abs=TOLERANCE)
 
@@ -146,7 +151,9 @@ def test_a_collapse_on_the_way_is_recognized(start: float) -> None:
 def test_a_search_is_the_same_every_time() -> None:
     def search_again() -> list[float]:
         tried: list[float] = []
-        bracket(lambda s: tried.append(s) or sigmoid(s + noisy(3, s, 0.3)), 0.0, DRIVES["str"]["s_init"], 0.9, 12)
+        bracket(
+            lambda s: tried.append(s) or sigmoid(s + noisy(3, s, 0.3)), 0.0, METHODS["str"].drives["s_init"], 0.9, 12
+        )
         return tried
 
     first = search_again()

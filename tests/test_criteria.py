@@ -81,7 +81,7 @@ def flattened(scores: dict[str, Tensor]) -> Tensor:
 
 
 def test_the_registry_has_the_names_of_the_plan() -> None:
-    assert set(CRITERIA) == set(plan.choices(plan.Criterion)) == set(plan.CRITERION_OPTIONS)
+    assert set(CRITERIA) == set(plan.choices(plan.Criterion))
 
 
 # --- against explicit formulas ------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_scoring_leaves_no_trace(criterion: str, dtype: torch.dtype) -> None:
     scores = pruning.score(model, criterion, **arguments(criterion))
     watched.check(model)
     assert all(bool(score.any()) and not score.requires_grad for score in scores.values())
-    if "scoring_mode" in plan.CRITERION_OPTIONS[criterion]:
+    if "scoring_mode" in CRITERIA[criterion].options:
         pruning.score(model, criterion, mode="train", **arguments(criterion))
         watched.check(model)
 

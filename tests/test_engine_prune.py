@@ -128,7 +128,7 @@ def test_damaged_layer_rates(dense: Path, tmp_path: Path, text: str) -> None:
 def test_every_retraining_schedule(dense: Path) -> None:
     pruned = engine.advance(Prune(sparsity=0.8), dense, dense.parent, device="cpu")
     for name in RETRAIN_SCHEDULES:
-        own = {"schedule_lr": 0.05} if name in plan.TUNED_SCHEDULES else {}
+        own = {"schedule_lr": 0.05} if RETRAIN_SCHEDULES[name].tuned else {}
         phase = plan.make(plan.Retrain, {"epochs": 2, "schedule": name, "technique": "fine-tune", **own})
         run = engine.advance(phase, pruned, dense.parent, device="cpu")
         assert runs.is_done(run)

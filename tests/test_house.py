@@ -13,6 +13,7 @@ import pytest
 import pruning
 from pruning import plan
 from pruning.plan import choices
+from pruning.registry import TABLES, Function, table
 
 ROOT = Path(pruning.__file__).parents[1]
 FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
@@ -33,9 +34,9 @@ FLOORS = (
 )
 # Inside the wings that have more than one room, bottom first again.
 ROOMS = {
-    "record": ({"runs"}, {"checkpoint", "environment", "trust", "stamp", "kept"}),
-    "deciding": ({"criteria", "allocation", "filters", "ablations"}, {"scoring"}, {"decision"}),
-    "training": ({"schedules", "ramps", "masked_weight", "masters"}, {"optim"}, {"methods"}, {"loop"}),
+    "record": ({"runs"}, {"checkpoint", "environment", "stamp", "kept"}, {"trust"}),
+    "deciding": ({"criteria", "allocation", "ablations"}, {"filters", "scoring"}, {"decision"}),
+    "training": ({"ramps", "schedules", "masked_weight", "masters"}, {"optim"}, {"methods", "optimizers"}, {"loop"}),
     "study": ({"search", "sweep", "report", "studies"}, {"compare"}),
 }
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
@@ -168,30 +169,32 @@ print(json.dumps(sorted({{"torch", "numpy", "safetensors"}} & set(sys.modules)))
     assert done.stdout.count("Usage:") == 12
 
 
-def test_names_in_plans_are_those_of_the_registries() -> None:
+def test_names_in_plans_are_those_of_the_tables() -> None:
     from pruning.data import DATASETS
-    from pruning.deciding.ablations import ABLATIONS
-    from pruning.deciding.allocation import ALLOCATIONS
-    from pruning.deciding.criteria import CRITERIA
     from pruning.models import MODELS
-    from pruning.plan.techniques import TECHNIQUES
-    from pruning.training.methods import METHODS, SUMMARIES
-    from pruning.training.schedules import DENSE_SCHEDULES, RETRAIN_SCHEDULES
 
-    registries = {
+    tables = {
         plan.ModelName: MODELS,
         plan.DataName: DATASETS,
-        plan.Criterion: CRITERIA,
-        plan.Allocation: ALLOCATIONS,
-        plan.Ablation: ABLATIONS,
-        plan.Technique: TECHNIQUES,
-        plan.RetrainSchedule: RETRAIN_SCHEDULES,
-        plan.LrSchedule: DENSE_SCHEDULES,
-        plan.MethodName: METHODS,
+        plan.Criterion: table("criterion"),
+        plan.Allocation: table("allocation"),
+        plan.Ablation: table("ablation"),
+        plan.Technique: table("technique"),
+        plan.RetrainSchedule: table("retraining schedule"),
+        plan.LrSchedule: table("schedule"),
+        plan.MethodName: table("method"),
+        plan.Optimizer: table("optimizer"),
     }
-    for literal, registry in registries.items():
-        assert list(choices(literal)) == list(registry)
-    assert list(SUMMARIES) == list(METHODS)
+    for literal, names in tables.items():
+        assert list(choices(literal)) == list(names)
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_entry_has_a_summary_and_loads(kind: str) -> None:
+    for name, entry in table(kind).items():
+        assert entry.summary, name
+        if isinstance(entry, Function):
+            assert callable(entry.load()), name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -13,7 +13,7 @@ from pruning import engine, models
 from pruning.engine import fitting
 from pruning.events import EpochDone, Event
 from pruning.masks import Masks, keep_count, prunable
-from pruning.plan import GOAL_METHODS, MethodName, Plan, PlanError, Prune, Retrain, Train, choices, make
+from pruning.plan import MethodName, Plan, PlanError, Prune, Retrain, Train, choices, make
 from pruning.record import checkpoint, runs
 from pruning.training.methods import METHODS
 
@@ -94,7 +94,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def train(name: str, options: dict[str, Any], **changes: Any) -> Train:
     """Returns a training of 4 epochs of 3 steps."""
-    goal = {"sparsity": 0.8} if name in GOAL_METHODS else {}
+    goal = {"sparsity": 0.8} if METHODS[name].goal else {}
     settings = {
         "model": "nets.py:net", "data": "sets.py:small", "epochs": 4, "batch_size": 8, "lr": 0.05, "schedule": "linear",
         "keep_epochs": (0, 2), "method": name, "method_options": options, **goal, **changes,
@@ -128,7 +128,7 @@ def same(a: Path, b: Path) -> bool:
 def test_every_method_has_settings_and_every_family_a_member() -> None:
     assert list(SETTINGS) == list(METHODS) == list(choices(MethodName))
     assert set(NETWORKS) == {p for p, _ in models.FAMILIES if not p.startswith(("torchvision", "timm"))}
-    assert {name for name, kind in METHODS.items() if name in GOAL_METHODS} == set(GOAL_METHODS)
+    assert [name for name, entry in METHODS.items() if not entry.goal and not entry.drives] == ["none"]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
@@ -162,7 +162,7 @@ def test_contract(name: str, options: dict[str, Any]) -> None:
         assert summary["accuracy_before_prune"] == summary["accuracy"]
     if (name, options) == ("dnw", {}):
         assert all(kept == keep_count(total, 0.8) for kept, total in masks.counts().values())
-    elif name in GOAL_METHODS:
+    elif METHODS[name].goal:
         assert masks.kept == keep_count(masks.total, 0.8)
     assert 0 < masks.kept < masks.total
 
@@ -198,7 +198,7 @@ def test_from_a_trained_network(name: str, options: dict[str, Any], monkeypatch:
     """A dense run trained on with a method ends plain, resumes to the same bits, and is retrained under its masks."""
     monkeypatch.setattr(fitting, "SAVE_EVERY", -1.0)
     dense = advance(train("none", {}, weight_decay=1e-3))
-    goal = {"sparsity": 0.8} if name in GOAL_METHODS else {}
+    goal = {"sparsity": 0.8} if METHODS[name].goal else {}
     settings = {"technique": "lr-rewind", "epochs": 4, "method": name, "method_options": options, **goal}
     phase = make(Retrain, settings)
     whole = advance(phase, dense).rename("whole")
@@ -219,7 +219,7 @@ def test_from_a_trained_network(name: str, options: dict[str, Any], monkeypatch:
     masks = Masks.load(run / runs.MASKS)
     assert masks.violations(state) == []
     assert 0 < masks.kept < masks.total
-    if name in GOAL_METHODS and name != "dnw":
+    if METHODS[name].goal and name != "dnw":
         assert masks.kept == keep_count(masks.total, 0.8)
     again = engine.evaluate_run(run, device="cpu")
     assert (again["accuracy"], again["nonzero"]) == (summary["accuracy"], summary["nonzero"])
@@ -312,7 +312,7 @@ def test_every_family(name: str, family: str) -> None:
         )  # fmt: skip
         summary = runs.read_summary(advance(phase))
         assert 0 < summary["sparsity"] < 1
-        if name in GOAL_METHODS and name != "dnw":
+        if METHODS[name].goal and name != "dnw":
             total = sum(n for _, n in summary["layers"].values())
             assert sum(kept for kept, _ in summary["layers"].values()) == keep_count(total, 0.8)
 

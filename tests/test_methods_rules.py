@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from pruning.masks import Masks
 from pruning.plan import PlanError
 from pruning.training.methods import METHODS
-from pruning.training.methods.base import Method, Task
+from pruning.training.methods.base import Budget, Method
 from pruning.training.methods.reparametrized import plain_names
 from pruning.training.methods.step_function import step_derivative
 from pruning.training.optim import MaskedSGD
-from pruning.training.schedules import cubic_ramp, dense, pruning_events
+from pruning.training.ramps import cubic_ramp, pruning_events
+from pruning.training.schedules import dense
 
 
 class Row(nn.Module):
@@ -39,8 +40,8 @@ class Drive:
         self, name: str, weights: tuple[float, ...], *, steps: int = 8, sparsity: float | None = 0.5, lr: float = 0.1,
         momentum: float = 0.0, decay: float = 0.0, optimizer: type[torch.optim.Optimizer] = MaskedSGD, **options: Any,
     ) -> None:  # fmt: skip
-        kind = METHODS[name]
-        task = Task(steps, 1, decay, sparsity)
+        kind = METHODS[name].load()
+        task = Budget(steps, 1, decay, sparsity)
         self.model = Row(*weights)
         self.method = kind(task, kind.OPTIONS(**options))
         extra = self.method.attach(self.model)
@@ -156,8 +157,8 @@ def test_soft_gmp_decays_pruned_weights() -> None:
 
 def test_uniform_gmp_counts_layer_by_layer() -> None:
     model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 2))
-    kind = METHODS["gmp"]
-    method = kind(Task(10, 1, 0.0, 0.75), kind.OPTIONS(events=1, selection="uniform", mode="hard"))
+    kind = METHODS["gmp"].load()
+    method = kind(Budget(10, 1, 0.0, 0.75), kind.OPTIONS(events=1, selection="uniform", mode="hard"))
     method.attach(model)
     method.bind(model, MaskedSGD(model.parameters(), lr=0.1))
     for step in range(10):
@@ -198,8 +199,8 @@ def test_dnw_ranks_before_every_forward_pass() -> None:
 
 def test_dnw_keeps_the_same_share_of_each_layer() -> None:
     model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 2))
-    kind = METHODS["dnw"]
-    method = kind(Task(1, 1, 0.0, 0.9), kind.OPTIONS())
+    kind = METHODS["dnw"].load()
+    method = kind(Budget(1, 1, 0.0, 0.9), kind.OPTIONS())
     method.attach(model)
     masks = method.finish()
     assert masks is not None
@@ -231,8 +232,8 @@ def test_gsm_ranks_what_it_is_told_to(rank: str, kept: list[float]) -> None:
     model = nn.Linear(4, 1)
     model.weight.data.fill_(1.0)
     model.bias.data.fill_(10.0)
-    kind = METHODS["gsm"]
-    method = kind(Task(1, 1, 0.0, 0.5), kind.OPTIONS(rank=rank))
+    kind = METHODS["gsm"].load()
+    method = kind(Budget(1, 1, 0.0, 0.5), kind.OPTIONS(rank=rank))
     method.attach(model)
     method.bind(model, MaskedSGD(model.parameters(), lr=0.1))
     model(torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
@@ -252,8 +253,8 @@ def test_lc_takes_the_decay_off_the_largest() -> None:
 def test_lc_heeds_groups_without_decay() -> None:
     model = nn.Linear(2, 1)
     model.bias.data.fill_(5.0)
-    kind = METHODS["lc"]
-    method = kind(Task(1, 1, 0.5, 0.0), kind.OPTIONS())
+    kind = METHODS["lc"].load()
+    method = kind(Budget(1, 1, 0.5, 0.0), kind.OPTIONS())
     method.attach(model)
     groups = [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}]
     method.bind(model, MaskedSGD(groups, lr=0.1, weight_decay=0.5))
@@ -332,8 +333,8 @@ def test_cs_gates_weights() -> None:
 
 
 def test_cs_anneals_by_epoch() -> None:
-    kind = METHODS["cs"]
-    method: Any = kind(Task(6, 2, 0.0), kind.OPTIONS(beta=16.0, anneal="epoch"))
+    kind = METHODS["cs"].load()
+    method: Any = kind(Budget(6, 2, 0.0), kind.OPTIONS(beta=16.0, anneal="epoch"))
     betas = []
     for step in range(6):
         betas.append(method.temperature.beta)
@@ -386,8 +387,8 @@ def test_dst_starts_again_where_a_tensor_is_all_but_empty(options: dict[str, flo
 
 def test_dst_units_of_a_transposed_convolution() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.ConvTranspose2d(4, 5, 2))
-    kind = METHODS["dst"]
-    method: Any = kind(Task(1, 1, 0.0), kind.OPTIONS())
+    kind = METHODS["dst"].load()
+    method: Any = kind(Budget(1, 1, 0.0), kind.OPTIONS())
     method.attach(model)
     assert [tuple(f.t.shape) for f in method.formulas.values()] == [(4, 1, 1, 1), (1, 5, 1, 1)]
 
@@ -418,10 +419,10 @@ def test_baking_leaves_the_network_that_was(name: str) -> None:
     before = dict(model.named_parameters())
     order, keys = [n for n, _ in model.named_parameters()], list(model.state_dict())
     classes = [type(m) for m in model.modules()]
-    kind = METHODS[name]
+    kind = METHODS[name].load()
     goal = 0.5 if name in ("gmp", "dpf", "dnw") else None
     own = {"gmp": {"events": 3}, "dpf": {"events": 3}, "str": {"s_init": -2.0}}.get(name, {})
-    method: Any = kind(Task(8, 1, 0.0, goal), kind.OPTIONS(**own))
+    method: Any = kind(Budget(8, 1, 0.0, goal), kind.OPTIONS(**own))
     extra = method.attach(model)
     ours = {id(p) for g in extra for p in g["params"]}
     optimizer = MaskedSGD([{"params": [p for p in model.parameters() if id(p) not in ours]}, *extra], lr=0.1)

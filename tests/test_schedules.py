@@ -19,8 +19,7 @@ def values(schedule: schedules.Schedule, steps: int) -> list[float]:
 
 def test_the_registries_have_the_names_of_the_plan() -> None:
     assert set(schedules.RETRAIN_SCHEDULES) == set(plan.choices(plan.RetrainSchedule))
-    assert set(schedules.DENSE_SCHEDULES) == set(plan.choices(plan.LrSchedule))
-    assert set(plan.TUNED_SCHEDULES) <= set(schedules.RETRAIN_SCHEDULES)
+    assert set(schedules.SCHEDULES) == set(plan.choices(plan.LrSchedule))
 
 
 # --- dense --------------------------------------------------------------------------------------------------
@@ -152,7 +151,7 @@ def test_lrw_of_full_length_replays_the_warmup() -> None:
 
 def test_one_step_and_the_shortest_ramp() -> None:
     for name in schedules.RETRAIN_SCHEDULES:
-        options = {"lr": 0.5} if name in plan.TUNED_SCHEDULES else {"impact": 0.4}
+        options = {"lr": 0.5} if name in schedules.tuned() else {"impact": 0.4}
         assert 0 < make(name, STEPPED, 1, **options)[0] <= 1.0  # no warm-up below 10 steps
     assert make("llr", STEPPED, 10)[:2] == [0.0, 1.0]
 

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pruning import seeds
-from pruning.deciding.criteria import CRITERIA, Ask, Criterion
+from pruning.deciding.criteria import CRITERIA, Criterion
+from pruning.deciding.criteria.base import Sample
+from pruning.errors import PlanError
 from pruning.events import Event, Tell, Warned
 from pruning.masks import prunable
-from pruning.plan import CRITERION_OPTIONS, PlanError, ScoringMode, suggest
+from pruning.plan import ScoringMode
 from pruning.value_range import value_range
 
 Batch = Tensor | tuple[Tensor, Tensor | None]  # inputs [n, ...] alone, or with labels int64 [n]
@@ -46,17 +48,17 @@ def score(
     """
     entry = find(criterion, mode=mode, micro_batch=micro_batch)
     generator = seeds.generator(seed, "scores") if generator is None else generator
-    ask = question(criterion, batch, mode, micro_batch, generator)
+    sample = make_sample(criterion, batch, mode, micro_batch, generator)
     weights = prunable_weights(model, exclude, masks)
-    scores = take(entry, model, masked(weights, masks), ask)
+    scores = take(entry, model, masked(weights, masks), sample)
     check(criterion, scores, masks, tell)
     return scores
 
 
-def take(entry: Criterion, model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+def take(entry: Criterion, model: nn.Module, weights: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Returns the criterion's scores, with gradients on whatever mode the caller is in."""
     with torch.inference_mode(False), torch.enable_grad():
-        return entry.score(model, weights, ask)
+        return entry.load()(model, weights, sample)
 
 
 def prunable_weights(
@@ -83,31 +85,28 @@ def masked(weights: dict[str, Tensor], masks: Mapping[str, Tensor] | None) -> di
 
 def find(criterion: str, **options: object) -> Criterion:
     """Returns the criterion's entry; raises PlanError for an unknown name or an option that it does not use."""
-    if criterion not in CRITERIA:
-        raise PlanError(
-            f"criterion '{criterion}' is unknown{suggest(criterion, CRITERIA)}; allowed: {', '.join(CRITERIA)}"
-        )
+    entry = CRITERIA.find(criterion)
     settings = {"rounds": "rounds", "mode": "scoring_mode", "micro_batch": "samples_per_class"}
     for name, value in options.items():
-        if value is not None and settings[name] not in CRITERION_OPTIONS[criterion]:
+        if value is not None and settings[name] not in entry.options:
             raise PlanError(f"{name} is not used by criterion '{criterion}'")
     for name in ("rounds", "micro_batch"):
         value = options.get(name)
         if isinstance(value, int) and value < 1:
             raise PlanError(f"{name} must be at least 1, not {value}")
-    return CRITERIA[criterion]
+    return entry
 
 
-def question(
+def make_sample(
     criterion: str,
     batch: Batch | None,
     mode: ScoringMode | None,
     micro_batch: int | None,
     generator: torch.Generator,
-) -> Ask:
+) -> Sample:
     """Returns the batch and how to score it; raises PlanError where it is not what the criterion needs."""
     inputs, labels = batch if isinstance(batch, tuple | list) else (batch, None)
-    needs = CRITERIA[criterion].needs
+    needs = CRITERIA.find(criterion).needs
     if needs != "nothing" and (inputs is None or (needs == "labels" and labels is None)):
         what = "(inputs, labels)" if needs == "labels" else "inputs"
         raise PlanError(f"criterion '{criterion}' scores a sample: give it as batch={what}")
@@ -119,7 +118,7 @@ def question(
         raise PlanError(f"mode '{mode}' is unknown; allowed: eval, train")
     if mode == "train" and micro_batch is not None:
         raise PlanError("micro_batch needs mode 'eval': in train mode the scores would depend on it")
-    return Ask(generator, inputs, labels, mode or "eval", micro_batch)
+    return Sample(generator, inputs, labels, mode or "eval", micro_batch)
 
 
 def check(criterion: str, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, tell: Tell) -> None:

@@ -90,16 +90,16 @@ def _reuse(session: Session, job: Job) -> Path:
 
 
 def _write_record(job: Job) -> None:
-    code = job.setting.code
+    code = job.setting.code if isinstance(job.phase, Train) else job.code
     record = {
         "schema": SCHEMA,
         "settings": job.phase.model_dump(mode="json"),
         "parent": None if job.parent is None else job.parent.name,
         "digest": job.digest,
-        "code": code if isinstance(job.phase, Train) else {},
+        "code": code,
         "data_dir": job.setting.data_dir,
     }
-    if record["code"]:
+    if code and isinstance(job.phase, Train):
         record["seal"] = trust.seal(job.digest, code)
     runs.write_json(job.folder / runs.PHASE, record)
 
@@ -112,7 +112,7 @@ def _resolve(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
         train, code = stamp(phase)
         where = setting(session, train, code, None)
         name = digest(train)
-        return Job(train, None, out / runs.folder_name(train, train, name), name, where)
+        return Job(train, None, out / runs.folder_name(train, train, name), name, where, {})
     if parent is None:
         raise PlanError(f"a {phase.phase} phase needs a run to start from")
     parent = Path(parent)
@@ -122,7 +122,7 @@ def _resolve(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
     if isinstance(phase, Retrain):
         check_retrain(phase, (parent / runs.MASKS).exists(), f"run '{parent}'")
     train, code, data_dir = recorded(session, parent)
-    phase = complete(phase, train)
+    phase, own = stamp(complete(phase, train))
     name = digest(phase, runs.read_record(parent)["digest"])
     where = setting(session, train, code, data_dir)
-    return Job(phase, parent, out / runs.folder_name(phase, train, name), name, where)
+    return Job(phase, parent, out / runs.folder_name(phase, train, name), name, where, own)

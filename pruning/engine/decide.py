@@ -6,10 +6,9 @@ from pathlib import Path
 
 from torch import nn
 
-from pruning.deciding import ablations, decision
-from pruning.deciding.allocation import shared
+from pruning.deciding.ablations import ABLATIONS
 from pruning.deciding.criteria import CRITERIA
-from pruning.deciding.filters import prune_filters
+from pruning.deciding.decision import Batch, Decision, put
 from pruning.engine.session import Session, Setting
 from pruning.masks import Masks, keep_count, prunable
 from pruning.plan import PlanError, Prune
@@ -30,83 +29,50 @@ def source(phase: Prune, parent: Path) -> Path | None:
 
 def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> None:
     """Raises PlanError where the phase cannot be done to the network."""
-    weights = prunable(network, phase.exclude)
+    asked = Decision.of(phase)
+    weights = prunable(network, asked.exclude)
     if present is not None and list(present) != list(weights):
         raise PlanError(
-            f"exclude {list(phase.exclude)} leaves {len(weights)} prunable tensors, but the run has masks for {len(present)}; "
+            f"exclude {list(asked.exclude)} leaves {len(weights)} prunable tensors, but the run has masks for {len(present)}; "
             "exclude the same layers in every pruning of a history"
         )
     if phase.recalibrate != "none" and not any(name.endswith("running_mean") for name, _ in network.named_buffers()):
         raise PlanError(
             f"recalibrate '{phase.recalibrate}' renews running statistics; model '{setting.train.model}' has none; allowed: none"
         )
-    if phase.structure == "filters":
-        _without_filters(setting, network, phase, present)
+    if asked.filters is not None:
+        asked.decide(network, masks=present, generator=generator(setting.train.seed, "scores"))
         return
     total = sum(w.numel() for w in weights.values())
     kept = total if present is None else present.kept
-    if keep_count(total, phase.sparsity) > kept:
-        raise PlanError(f"sparsity {phase.sparsity:g} is less than the present sparsity, {1 - kept / total:g}")
-    shapes = {name: weight.shape for name, weight in weights.items()}
-    shared(
-        shapes,
-        1.0 - phase.sparsity,
-        phase.allocation,
-        masks=present,
-        min_per_layer=phase.min_per_layer,
-        rates=phase.layer_rates or None,
-    )
+    if keep_count(total, asked.sparsity) > kept:
+        raise PlanError(f"sparsity {asked.sparsity:g} is less than the present sparsity, {1 - kept / total:g}")
+    asked.share(weights, present)
+    asked.check()
     _sample(setting, phase)
 
 
 def masks(session: Session, setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> Masks:
     """Returns the masks that the phase asks for, within the present ones."""
-    if phase.structure == "filters":
-        return _without_filters(setting, network, phase, present)
-    return decision.decide(
+    asked = Decision.of(phase)
+    return asked.decide(
         network,
-        phase.criterion,
-        1.0 - phase.sparsity,
-        allocation=phase.allocation,
         masks=present,
-        batch=_sample(setting, phase),
-        exclude=phase.exclude,
-        rounds=phase.rounds,
-        mode=phase.scoring_mode,
-        ablation=phase.ablation,
-        min_per_layer=phase.min_per_layer,
-        rates=phase.layer_rates or None,
+        batch=None if asked.filters else _sample(setting, phase),
         generator=generator(setting.train.seed, "scores"),
         tell=session.tell,
     )
 
 
-def _without_filters(setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> Masks:
-    return prune_filters(
-        network,
-        None if phase.filter_rates else phase.sparsity,
-        pooling="random" if phase.criterion == "random" else phase.filter_norm or "l1",
-        allocation=phase.allocation,
-        rates=phase.filter_rates,
-        level=phase.filter_level or 1,
-        masks=present,
-        exclude=phase.exclude,
-        generator=generator(setting.train.seed, "scores"),
-    )
-
-
-def put(setting: Setting, network: nn.Module, phase: Prune, masks: Masks) -> bool:
+def put_on(setting: Setting, network: nn.Module, phase: Prune, masks: Masks) -> bool:
     """Puts the masks on the network; returns whether it keeps its weights, which the ablation "reinit" draws anew."""
-    if phase.ablation == "reinit":
-        ablations.reinitialize(network, lambda: setting.build(derive(setting.train.seed, "ablation", "reinit")), masks)
-        return False
-    masks.apply(network)
-    return True
+    ablation = None if phase.ablation is None else ABLATIONS.find(phase.ablation)
+    return put(network, masks, ablation, lambda: setting.build(derive(setting.train.seed, "ablation", "reinit")))
 
 
-def _sample(setting: Setting, phase: Prune) -> decision.Batch | None:
+def _sample(setting: Setting, phase: Prune) -> Batch | None:
     """Returns what the criterion scores: a class-balanced sample of training images, one image for its shape, or none."""
-    needs = CRITERIA[phase.criterion].needs
+    needs = CRITERIA.find(phase.criterion).needs
     if needs == "labels":
         return setting.data.balanced(phase.samples_per_class or SAMPLES_PER_CLASS, setting.train.seed)
     return setting.data.example() if needs == "inputs" else None

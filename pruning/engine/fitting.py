@@ -14,41 +14,17 @@ from pruning.engine.session import Session, Setting
 from pruning.engine.tracking import tracker
 from pruning.events import EpochDone, PhaseStarted
 from pruning.masks import Masks
-from pruning.plan import PlanError, Train
+from pruning.plan import PlanError
 from pruning.record import checkpoint, runs
 from pruning.seeds import derive
 from pruning.training import loop
-from pruning.training.methods import Method
+from pruning.training.methods.base import Method
 from pruning.training.methods.reparametrized import plain_names
-from pruning.training.optim import MaskedSGD
+from pruning.training.optimizers import make_optimizer
 
 SAVE_EVERY = 5.0  # seconds between two resume files; what lies between is run again, to the same bits
 
 _MODEL, _METHOD = "model:", "method:"
-
-
-def make_optimizer(network: nn.Module, train: Train, extra: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Returns the optimizer of the settings; `extra` holds a method's own parameter groups."""
-    ours = {id(p) for group in extra for p in group["params"]}
-    weights = [p for p in network.parameters() if id(p) not in ours]
-    if train.decay_norm_and_bias:
-        groups: list[dict[str, Any]] = [{"params": weights}]
-    else:
-        groups = [
-            {"params": [p for p in weights if p.ndim > 1]},
-            {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-    groups += extra
-    if train.optimizer == "sgd":
-        # torch's fused SGD on the CPU leaves 16-bit weights as they are (2.13), so it is for float32 alone.
-        fused = all(p.dtype == torch.float32 for p in network.parameters())
-        return MaskedSGD(
-            groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov, weight_decay=train.weight_decay,
-            fused=fused or None,
-        )  # fmt: skip
-    kind = torch.optim.Adam if train.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, lr=train.lr, betas=(train.momentum, 0.999), weight_decay=train.weight_decay)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
@@ -111,7 +87,7 @@ def fit_in(
     `extra` is what the method returned when it was attached. The training starts at `first_step` of `epochs` epochs; the
     states after the epochs of `keep` and the steps of `keep_steps` are kept.
     """
-    train = setting.train
+    train = setting.located
     steps = setting.data.steps_per_epoch(train.batch_size)
     optimizer = make_optimizer(network, train, extra)
     method.bind(network, optimizer)

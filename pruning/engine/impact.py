@@ -22,7 +22,7 @@ def impact(setting: Setting, run: Path, network: nn.Module, schedule: str) -> fl
 
     The norm is over all weights and biases, normalization included, as in Zimmer et al.'s code. `network` is overwritten.
     """
-    kind = schedules.IMPACT.get(schedule)
+    kind = schedules.RETRAIN_SCHEDULES.find(schedule).impact
     if kind is None:
         return None
     if kind == "norm":

@@ -57,7 +57,7 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
         masked = train.method != "none"
     rows = []
     for phase in phases:
-        phase = train if isinstance(phase, Train) else complete(phase, train)
+        phase = train if isinstance(phase, Train) else stamp(complete(phase, train))[0]
         epochs, skipped = phase.epochs if isinstance(phase, Train) else 0, 0
         if isinstance(phase, Prune):
             masked = True

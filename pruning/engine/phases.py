@@ -20,10 +20,12 @@ from pruning.masks import Masks, prunable
 from pruning.plan import PlanError, Prune, Retrain, Train, techniques
 from pruning.plan.completion import method_settings
 from pruning.record import checkpoint, kept, runs
+from pruning.record.stamp import located
 from pruning.seeds import derive
 from pruning.training import methods, schedules
 from pruning.training.loop import recalibrate
-from pruning.training.methods import Method
+from pruning.training.methods.base import Method
+from pruning.training.optimizers import OPTIMIZERS
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,16 @@ class Job:
     folder: Path
     digest: str
     setting: Setting
+    code: dict[str, str]  # absolute paths of the source files that the phase itself names, beside the training's
 
 
 def prepare(session: Session, job: Job) -> Callable[[], dict[str, Any]]:
     """Returns the function that does the phase's work; all that can be refused is refused here."""
     if isinstance(job.phase, Train):
-        return _prepare_train(session, job, job.phase)
+        return _prepare_train(session, job, job.setting.located)
     if isinstance(job.phase, Prune):
-        return _prepare_prune(session, job, job.phase)
-    return _prepare_retrain(session, job, job.phase)
+        return _prepare_prune(session, job, located(job.phase, job.code))
+    return _prepare_retrain(session, job, located(job.phase, job.code))
 
 
 def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dict[str, Any]]:
@@ -55,10 +58,12 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
         raise PlanError(f"keep_steps {late[0]} lies beyond the last step, {phase.epochs * steps}")
     method = methods.for_training(phase, steps)
     extra = method.attach(network)
+    lr = dense_schedule(phase, steps)
+    OPTIMIZERS.find(phase.optimizer)
 
     def make() -> dict[str, Any]:
         optimizer = fit_in(
-            session, job.setting, job.folder, network, phase="train", cycle=0, epochs=phase.epochs, lr=dense_schedule(phase, steps),
+            session, job.setting, job.folder, network, phase="train", cycle=0, epochs=phase.epochs, lr=lr,
             method=method, extra=extra, momenta={}, keep=phase.keep_epochs, keep_steps=phase.keep_steps,
         )  # fmt: skip
         before = None if phase.method == "none" else accuracy_on_test(job.setting, network)
@@ -79,7 +84,7 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
     def make() -> dict[str, Any]:
         session.tell(PhaseStarted(str(job.folder), "prune", 0, 0))
         masks = decide.masks(session, job.setting, network, phase, present)
-        keeps = decide.put(job.setting, network, phase, masks)
+        keeps = decide.put_on(job.setting, network, phase, masks)
         if phase.recalibrate == "one-pass":
             train = job.setting.train
             recalibrate(
@@ -93,17 +98,20 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
 
 def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[], dict[str, Any]]:
     assert job.parent is not None
-    train = job.setting.train
+    train = job.setting.located
     network = job.setting.build(train.seed)
     masks, momenta = load_state(job.parent, network)
     source = kept.find_state(phase, runs.history(job.parent)[0], train.epochs)
     if source is not None:
         weights, momenta = split_state(checkpoint.load(source)[0])
         checkpoint.restore(network, weights, source)
-    elif techniques.TECHNIQUES[phase.technique].weights == "fresh":
+    elif techniques.TECHNIQUES.find(phase.technique).weights == "fresh":
         network, momenta = job.setting.build(derive(train.seed, "reinit")), {}
     if phase.optimizer_state == "reset":
         momenta = {}
+    schedule = schedules.RETRAIN_SCHEDULES.find(name := techniques.schedule(phase))
+    if schedule.tuned and phase.schedule_lr is None:
+        raise PlanError(f"schedule '{name}' needs schedule_lr, its initial rate")
     cycle = sum(isinstance(runs.read_phase(p), Retrain) for p in runs.history(job.parent)) + 1
     epochs = techniques.epochs(phase, train.epochs)
     per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
@@ -116,7 +124,7 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     if masks is not None:
         masks.apply(network)
     else:
-        if (name := techniques.schedule(phase)) in schedules.IMPACT:
+        if schedule.impact:
             raise PlanError(f"schedule '{name}' follows from a pruning, and run '{job.parent}' is not pruned")
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         method = methods.for_training(method_settings(phase, train), per_epoch)
@@ -163,7 +171,7 @@ def dense_schedule(train: Train, steps_per_epoch: int) -> Callable[[int], float]
 
 def _retrain_schedule(job: Job, phase: Retrain) -> Callable[[int], float]:
     assert job.parent is not None
-    train = job.setting.train
+    train = job.setting.located
     per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
     name = techniques.schedule(phase)
     if phase.rewind_step is not None:

@@ -15,6 +15,7 @@ from pruning.data import Data, data_folder
 from pruning.events import Tell, Warned, silent
 from pruning.plan import PlanError, Train
 from pruning.record import runs, trust
+from pruning.record.stamp import located, place, stamped
 
 
 @dataclass
@@ -34,16 +35,21 @@ class Setting:
     """A training's settings made real: its data on the device and a way to build its network."""
 
     train: Train
-    code: dict[str, str]  # absolute paths of the user's source files, by "model_code" and "data_code"
+    code: dict[str, str]  # absolute paths of the user's source files, by key of phase.json's `code`
     data_dir: str | None
     data: Data
     device: torch.device
+
+    @property
+    def located(self) -> Train:
+        """Returns the training's settings with the user's code named by absolute paths."""
+        return located(self.train, self.code)
 
     def build(self, seed: int) -> nn.Module:
         """Returns the network freshly initialized from `seed`, on the device; checks that it classifies this data."""
         train = self.train
         network = models.build(
-            model_spec(train.model, self.code.get("model_code")),
+            place(train.model, self.code.get("model_code")),
             self.data.shape,
             self.data.classes,
             options=train.model_options,
@@ -122,7 +128,7 @@ def recorded(session: Session, run: Path) -> tuple[Train, dict[str, str], str | 
     for key, path in code.items():
         if not Path(path).is_file():
             raise PlanError(f"run '{root}' needs its source file {path}, which is not there")
-        if hashlib.sha256(Path(path).read_bytes()).hexdigest() != getattr(train, key):
+        if hashlib.sha256(Path(path).read_bytes()).hexdigest() != stamped(train, key):
             session.tell(Warned(f"{path} has changed since run '{root}' was made"))
     return train, code, record.get("data_dir")
 
@@ -134,7 +140,7 @@ def setting(session: Session, train: Train, code: dict[str, str], data_dir: str 
     key = json.dumps([train.model_dump(include=set(keys)), str(where), code.get("data_code")], sort_keys=True)
     if key not in session.loaded:
         session.loaded[key] = data.load(
-            model_spec(train.data, code.get("data_code")),
+            place(train.data, code.get("data_code")),
             where,
             split=train.split,
             augment=train.augment,
@@ -155,7 +161,7 @@ def build_recorded(session: Session, run: Path) -> nn.Module:
     train, code, _ = recorded(session, run)
     summary = runs.read_summary(run)
     network = models.build(
-        model_spec(train.model, code.get("model_code")),
+        place(train.model, code.get("model_code")),
         tuple(summary["input"]),
         summary["classes"],
         options=train.model_options,
@@ -164,12 +170,6 @@ def build_recorded(session: Session, run: Path) -> nn.Module:
         seed=train.seed,
     )
     return network.to(session.device)
-
-
-def model_spec(name: str, path: str | None) -> str:
-    """Returns the name with its file as an absolute path, so that a run works from any folder."""
-    file, sep, function = name.rpartition(":")
-    return f"{path}:{function}" if path and sep and file.endswith(".py") else name
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -14,10 +14,11 @@ from pruning.deciding.filters import refit, shrink
 from pruning.deciding.filters.shrink_by_library import shrink_with_library
 from pruning.engine.reading import load_model
 from pruning.engine.results import load_masks
-from pruning.engine.session import model_spec, open_session, recorded
+from pruning.engine.session import open_session, recorded
 from pruning.flops import count_macs
 from pruning.plan import SCHEMA, PlanError
 from pruning.record import checkpoint, runs
+from pruning.record.stamp import place
 
 RECORD = "shrink.json"
 EXAMPLES = 8  # random images that the outputs are compared on
@@ -49,7 +50,7 @@ def shrink_run(run: Path | str, to: Path | None = None, *, library: bool = False
     record = {
         "schema": SCHEMA,
         "run": run.name,
-        "model": model_spec(train.model, code.get("model_code")),
+        "model": place(train.model, code.get("model_code")),
         "model_code": train.model_code,
         "model_options": train.model_options,
         "input": summary["input"],

@@ -6,12 +6,11 @@ command line can check a plan before the engine is loaded.
 
 from pruning.errors import PlanError, suggest
 from pruning.plan.checks import choices, explain, make
+from pruning.plan.digests import canonical, digest
 from pruning.plan.names import (
-    CRITERION_OPTIONS,
-    GOAL_METHODS,
+    CODED,
     PHASE_NAMES,
     SCHEMA,
-    TUNED_SCHEDULES,
     Ablation,
     Allocation,
     Convention,
@@ -35,12 +34,13 @@ from pruning.plan.names import (
     Technique,
 )
 from pruning.plan.overrides import adjust, override, override_plan, parse_set, parse_value, with_epochs
-from pruning.plan.phases import PHASES, Phase, Prune, Retrain, Settings, Train, canonical, digest
+from pruning.plan.phases import PHASES, Phase, Prune, Retrain, Train
 from pruning.plan.plans import Iterate, Plan
 from pruning.plan.reading import load_plan, make_plan, parse_plan, read_plan, read_toml, recipe_names
+from pruning.plan.rules import Settings
 
 __all__ = [
-    "CRITERION_OPTIONS", "GOAL_METHODS", "PHASES", "PHASE_NAMES", "SCHEMA", "TUNED_SCHEDULES", "Ablation",
+    "CODED", "PHASES", "PHASE_NAMES", "SCHEMA", "Ablation",
     "Allocation", "Convention", "Criterion", "DataName", "FilterNorm",
     "FilterRates", "Iterate", "LrSchedule", "MethodName", "ModelName",
     "NonNegative", "Optimizer", "Option", "Phase", "Plan", "PlanError", "Positive", "Precision", "Prune", "Retrain",

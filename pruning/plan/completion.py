@@ -11,7 +11,7 @@ def complete(phase: Prune | Retrain, train: Train) -> Prune | Retrain:
     """Returns the phase with its open settings filled in, so that two ways to say the same are one run."""
     if isinstance(phase, Prune):
         return phase
-    own = techniques.TECHNIQUES[phase.technique].schedule
+    own = techniques.TECHNIQUES.find(phase.technique).schedule
     if phase.rewind_step is not None:
         return phase
     changes = {"epochs": train.epochs if phase.epochs is None else phase.epochs}

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from pruning import usercode
+from pruning.errors import suggest
+from pruning.registry import table
 
 SCHEMA = 1  # of a phase's settings and of everything in a run folder; a reader refuses what is newer
 
@@ -33,26 +37,25 @@ SplitRule = Literal["train-10", "test-20", "none"]
 Precision = Literal["float32", "bfloat16"]
 Option = bool | int | float | str
 
-_SAMPLED = ("rounds", "scoring_mode", "samples_per_class")
-CRITERION_OPTIONS: dict[str, tuple[str, ...]] = {  # the settings of Prune that a criterion uses; others are refused
-    "magnitude": (),
-    "random": (),
-    "snip": _SAMPLED,
-    "grasp": _SAMPLED,
-    "grasp-inverted": _SAMPLED,
-    "grasp-magnitude": _SAMPLED,
-    "synflow": ("rounds",),
-}
-GOAL_METHODS = ("gmp", "dpf", "gsm", "lc", "lc-original", "dnw")  # the others' sparsity is an outcome of their settings
 
-FILTER_CHOICES: dict[str, tuple[str | int | None, ...]] = {  # of Prune's other settings with structure "filters"
-    "criterion": ("magnitude", "random"),
-    "allocation": ("uniform", "global"),
-    "min_per_layer": (0,),
-    "ablation": (None, "reinit"),
-}
+def named(kind: str) -> AfterValidator:
+    """Returns the check that a setting names an entry of the table of that kind, or code of the user's own (not loaded here)."""
 
-TUNED_SCHEDULES = ("constant", "stepped", "cosine", "linear")  # of retraining, with a rate and a warm-up of their own
+    def check(value: str, info: ValidationInfo) -> str:
+        entries = table(kind)
+        if value not in entries and not usercode.is_code(value):
+            allowed = ", ".join(entries)
+            raise ValueError(f"{info.field_name} '{value}' is unknown{suggest(value, entries)}; allowed: {allowed}")
+        return value
+
+    return AfterValidator(check)
+
+
+CODED = {  # the settings of phases that may name code of the user's own, beside model and data, and the kind of what they name
+    "train": {"optimizer": "optimizer", "schedule": "schedule", "method": "method"},
+    "prune": {"criterion": "criterion", "allocation": "allocation", "ablation": "ablation"},
+    "retrain": {"technique": "technique", "schedule": "retraining schedule", "method": "method"},
+}
 
 Sparsity = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]

@@ -1,58 +1,26 @@
-"""What a phase is told: frozen pydantic models that admit no unknown key, and the digests that name their runs."""
+"""What a phase is told: frozen pydantic models that admit no unknown key."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pruning.plan.names import (
-    CRITERION_OPTIONS,
-    FILTER_CHOICES,
-    GOAL_METHODS,
-    SCHEMA,
-    TUNED_SCHEDULES,
-    Ablation,
-    Allocation,
-    Criterion,
     FilterNorm,
     FilterRates,
-    LrSchedule,
-    MethodName,
     NonNegative,
-    Optimizer,
     Option,
     Positive,
     Precision,
-    RetrainSchedule,
     ScoringMode,
     Sparsity,
     SplitRule,
     Structure,
-    Technique,
+    named,
 )
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-def _check_method(phase: Train | Retrain, otherwise: str) -> None:
-    """Raises ValueError where a phase's method, its options and its goal do not fit; `otherwise` says how else to prune."""
-    if phase.method == "none" and (phase.method_options or phase.exclude):
-        unused = (
-            f"method_options {sorted(phase.method_options)}" if phase.method_options else f"exclude {phase.exclude}"
-        )
-        raise ValueError(f"{unused} are not used without a method")
-    if phase.method in GOAL_METHODS and phase.sparsity is None:
-        raise ValueError(f"method '{phase.method}' needs a sparsity, its goal")
-    if phase.method not in GOAL_METHODS and phase.sparsity is not None:
-        why = otherwise if phase.method == "none" else "its sparsity follows from its options; search for one"
-        raise ValueError(
-            f"sparsity is not used by method '{phase.method}': {why}; methods with a goal: {', '.join(GOAL_METHODS)}"
-        )
+from pruning.plan.rules import Settings, check_method, check_options
+from pruning.registry import table
 
 
 class Train(Settings):
@@ -61,15 +29,15 @@ class Train(Settings):
     `milestones` and `warmup_epochs` are in epochs; milestone 91 means that the first step after 91 whole epochs is the
     first with the lower rate. `keep_epochs` lists the epochs whose state is kept for rewinding; 0 is the initialization.
     A `method` prunes during training, with `method_options` of its own: to `sparsity` of all prunable weights where it
-    is one of GOAL_METHODS. Weights that fit `exclude` stay dense and do not count.
+    takes one, a goal. Weights that fit `exclude` stay dense and do not count.
     """
 
     phase: Literal["train"] = "train"
     model: str
-    model_options: dict[str, Option] = {}
+    model_options: dict[str, Option] = Field(default={})
     model_code: str | None = None  # SHA-256 of the user's source file, so that an edited model is another run
     data: str
-    data_options: dict[str, Option] = {}
+    data_options: dict[str, Option] = Field(default={})
     data_code: str | None = None
     split: SplitRule = "train-10"
     augment: Literal["default", "none", "crop-flip", "crop"] = "default"
@@ -77,13 +45,13 @@ class Train(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     epochs: Annotated[int, Field(ge=1)] = 160
     batch_size: Annotated[int, Field(ge=1)] = 128
-    optimizer: Optimizer = "sgd"
+    optimizer: Annotated[str, named("optimizer")] = "sgd"
     lr: Positive = 0.1
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     nesterov: bool = False
     weight_decay: NonNegative = 1e-4
     decay_norm_and_bias: bool = True
-    schedule: LrSchedule = "stepped"
+    schedule: Annotated[str, named("schedule")] = "stepped"
     milestones: tuple[NonNegative, ...] = ()
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     warmup_epochs: NonNegative = 0.0
@@ -94,10 +62,13 @@ class Train(Settings):
     norm_init: Literal["default", "one", "uniform"] = "default"
     keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    method: MethodName = "none"
-    method_options: dict[str, Option] = {}
+    method: Annotated[str, named("method")] = "none"
+    method_options: dict[str, Option] = Field(default={})
     sparsity: Sparsity | None = None
     exclude: tuple[str, ...] = ()
+    code: dict[str, str] = Field(
+        default={}
+    )  # SHA-256 of the source files of what settings name as code of the user's own
 
     @field_validator("keep_epochs", "keep_steps")
     @classmethod
@@ -109,10 +80,7 @@ class Train(Settings):
         late = [e for e in self.keep_epochs if e > self.epochs]
         if late:
             raise ValueError(f"keep_epochs {late[0]} lies beyond the last epoch, {self.epochs}")
-        if self.schedule != "stepped" and self.milestones:
-            raise ValueError(f"milestones are used by schedule 'stepped' only, not by '{self.schedule}'")
-        if self.schedule != "stepped" and self.gamma != Train.model_fields["gamma"].default:
-            raise ValueError(f"gamma is used by schedule 'stepped' only, not by '{self.schedule}'")
+        check_options(self, "schedule", ("milestones", "gamma"))
         beyond = [m for m in self.milestones if m >= self.epochs]
         if beyond:
             raise ValueError(f"milestone {beyond[0]:g} lies beyond the last epoch, {self.epochs}")
@@ -120,12 +88,15 @@ class Train(Settings):
             raise ValueError(f"milestones must rise, not {list(self.milestones)}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs, {self.epochs}")
-        if self.nesterov and (self.momentum == 0 or self.optimizer != "sgd"):
-            raise ValueError("nesterov needs optimizer 'sgd' and a momentum above 0")
-        _check_method(self, "a prune phase prunes")
-        if self.schedule == "cyclic" and self.method != "gmp":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        check_options(self, "optimizer", ("nesterov",))
+        check_method(self, "a prune phase prunes")
+        schedule, method = table("schedule").known(self.schedule), table("method").known(self.method)
+        if schedule is not None and schedule.restarts and method is not None and not method.restarts:
+            users = " or ".join(f"'{name}'" for name, entry in table("method").items() if entry.restarts)
             raise ValueError(
-                f"schedule 'cyclic' restarts at the pruning events of method 'gmp', not of '{self.method}'"
+                f"schedule '{self.schedule}' restarts at the pruning events of method {users}, not of '{self.method}'"
             )
         return self
 
@@ -150,8 +121,8 @@ class Prune(Settings):
 
     phase: Literal["prune"] = "prune"
     sparsity: Sparsity = 0.0  # always given, but with filter_rates
-    criterion: Criterion = "magnitude"
-    allocation: Allocation = "global"
+    criterion: Annotated[str, named("criterion")] = "magnitude"
+    allocation: Annotated[str, named("allocation")] = "global"
     structure: Structure = "weights"
     filter_norm: FilterNorm | None = None
     filter_rates: FilterRates | None = None
@@ -160,12 +131,15 @@ class Prune(Settings):
     rounds: Annotated[int, Field(ge=1)] | None = None
     scoring_mode: ScoringMode | None = None
     samples_per_class: Annotated[int, Field(ge=1)] | None = None
-    ablation: Ablation | None = None
+    ablation: Annotated[str, named("ablation")] | None = None
     min_per_layer: Annotated[int, Field(ge=0)] = 0
-    layer_rates: dict[str, Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]] = {}
+    layer_rates: dict[str, Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]] = Field(default={})
     at_epoch: Annotated[int, Field(ge=0)] | None = None
     at_step: Annotated[int, Field(ge=0)] | None = None
     recalibrate: Literal["none", "one-pass"] = "none"
+    code: dict[str, str] = Field(
+        default={}
+    )  # SHA-256 of the source files of what settings name as code of the user's own
 
     @model_validator(mode="before")
     @classmethod
@@ -190,11 +164,12 @@ class Prune(Settings):
             )
         if self.filter_level is not None and self.filter_rates is None:
             raise ValueError("filter_level is not used without filter_rates")
-        for name, allowed in FILTER_CHOICES.items():
-            own = getattr(self, name)
-            if own not in allowed:
-                known = ", ".join(str(value) for value in allowed if value is not None)
-                raise ValueError(f"{name} '{own}' does not apply to filters; allowed: {known}")
+        if self.min_per_layer:
+            raise ValueError(f"min_per_layer '{self.min_per_layer}' does not apply to filters; allowed: 0")
+        for name in ("criterion", "allocation", "ablation"):
+            own, allowed = getattr(self, name), [key for key, entry in table(name).items() if entry.filters]
+            if own is not None and own not in allowed:
+                raise ValueError(f"{name} '{own}' does not apply to filters; allowed: {', '.join(allowed)}")
         if self.criterion == "random" and self.filter_norm is not None:
             raise ValueError("filter_norm is not used by criterion 'random'")
         return self
@@ -203,11 +178,13 @@ class Prune(Settings):
     def _used(self) -> Prune:
         if self.at_epoch is not None and self.at_step is not None:
             raise ValueError("give at_epoch or at_step, not both")
-        if bool(self.layer_rates) != (self.allocation == "rates"):
+        allocation, criteria = table("allocation").known(self.allocation), table("criterion")
+        if allocation is not None and bool(self.layer_rates) != allocation.rates:
             raise ValueError(f"allocation 'rates' and layer_rates go together; the allocation is '{self.allocation}'")
-        for name in sorted({name for used in CRITERION_OPTIONS.values() for name in used}):
-            if getattr(self, name) is not None and name not in CRITERION_OPTIONS[self.criterion]:
-                users = ", ".join(c for c, used in CRITERION_OPTIONS.items() if name in used)
+        criterion = criteria.known(self.criterion)
+        for name in sorted({name for entry in criteria.values() for name in entry.options}):
+            if criterion is not None and getattr(self, name) is not None and name not in criterion.options:
+                users = ", ".join(other for other, entry in criteria.items() if name in entry.options)
                 raise ValueError(f"{name} is not used by criterion '{self.criterion}', only by {users}")
         return self
 
@@ -219,27 +196,30 @@ class Retrain(Settings):
     trained network too. Optimizer, momentum and weight decay are the original training's.
     `epochs` None means the length of the original training. `technique` chooses the weights to start from and the
     learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
-    to the schedules in TUNED_SCHEDULES. `optimizer_state` "keep" takes over the momenta that belong to the weights to start
-    from (Renda et al. 2020), "reset" starts from none. `rewind_step` k, of technique weight-rewind, is lottery-ticket rewinding:
-    the weights of step k, trained from step k of the original schedule to its end (Frankle et al. 2021).
+    to the tuned schedules. `optimizer_state` "keep" takes over the momenta that belong to the weights to start from (Renda
+    et al. 2020), "reset" starts from none. `rewind_step` k, of technique weight-rewind, is lottery-ticket rewinding: the
+    weights of step k, trained from step k of the original schedule to its end (Frankle et al. 2021).
     """
 
     phase: Literal["retrain"] = "retrain"
-    technique: Technique = "lr-rewind"
-    schedule: RetrainSchedule | None = None
+    technique: Annotated[str, named("technique")] = "lr-rewind"
+    schedule: Annotated[str, named("retraining schedule")] | None = None
     schedule_lr: Positive | None = None
     schedule_warmup: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
     epochs: Annotated[int, Field(ge=1)] | None = None
     rewind_step: Annotated[int, Field(ge=0)] | None = None
     optimizer_state: Literal["keep", "reset"] = "keep"
-    method: MethodName = "none"
-    method_options: dict[str, Option] = {}
+    method: Annotated[str, named("method")] = "none"
+    method_options: dict[str, Option] = Field(default={})
     sparsity: Sparsity | None = None
     exclude: tuple[str, ...] = ()
+    code: dict[str, str] = Field(
+        default={}
+    )  # SHA-256 of the source files of what settings name as code of the user's own
 
     @model_validator(mode="after")
     def _methodical(self) -> Retrain:
-        _check_method(self, "the masks of the pruned run hold")
+        check_method(self, "the masks of the pruned run hold")
         if self.method != "none" and self.rewind_step is not None:
             raise ValueError("rewind_step is not used with a method: it counts from the first step of its phase")
         return self
@@ -258,13 +238,16 @@ class Retrain(Settings):
 
     @model_validator(mode="after")
     def _tuned(self) -> Retrain:
-        if self.schedule in TUNED_SCHEDULES:
+        schedules = table("retraining schedule")
+        own = None if self.schedule is None else schedules.known(self.schedule)
+        if own is not None and own.tuned:
             if self.schedule_lr is None:
                 raise ValueError(f"schedule '{self.schedule}' needs schedule_lr, its initial rate")
-        elif self.schedule_lr is not None or self.schedule_warmup is not None:
+        elif (self.schedule is None or own is not None) and (self.schedule_lr, self.schedule_warmup) != (None, None):
             name = "schedule_lr" if self.schedule_lr is not None else "schedule_warmup"
+            tuned = ", ".join(other for other, entry in schedules.items() if entry.tuned)
             given = f"schedule '{self.schedule}'" if self.schedule else f"technique '{self.technique}'"
-            raise ValueError(f"{name} is not used by {given}, only by the schedules {', '.join(TUNED_SCHEDULES)}")
+            raise ValueError(f"{name} is not used by {given}, only by the schedules {tuned}")
         return self
 
 
@@ -272,19 +255,3 @@ Phase = Annotated[Train | Prune | Retrain, Field(discriminator="phase")]
 
 
 PHASES: dict[str, type[Train] | type[Prune] | type[Retrain]] = {"train": Train, "prune": Prune, "retrain": Retrain}
-
-
-def canonical(phase: Train | Prune | Retrain) -> str:
-    """Returns the non-default settings as JSON with sorted keys and no spaces: equal text means equal settings."""
-    settings = phase.model_dump(mode="json", exclude_defaults=True)
-    settings["phase"] = phase.phase
-    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
-
-
-def digest(phase: Train | Prune | Retrain, parent: str = "") -> str:
-    """Returns the run's SHA-256 (64 hex digits) over its parent's digest, the schema number and its settings.
-
-    A setting that keeps its default does not enter, so that a new setting with a default renames nothing.
-    """
-    text = "\n".join([parent, str(SCHEMA), canonical(phase)])
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 
 from pruning.errors import PlanError
 from pruning.plan.checks import make
-from pruning.plan.phases import Phase, Prune, Retrain, Settings, Train
+from pruning.plan.phases import Phase, Prune, Retrain, Train
+from pruning.plan.rules import Settings
 
 
 class Iterate(Settings):

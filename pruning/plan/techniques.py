@@ -17,39 +17,51 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pruning.plan.phases import Retrain
+from pruning.registry import Entry, Registry
 
 
 @dataclass(frozen=True)
-class Technique:
+class Technique(Entry):
     """Which weights to start from and the schedule that goes with them."""
 
     weights: Literal["final", "rewound", "fresh"]
     schedule: str
-    summary: str
 
 
-TECHNIQUES = {
-    "fine-tune": Technique("final", "ft", "final weights, the last learning rate held constant"),
-    "weight-rewind": Technique("rewound", "lrw", "weights and learning rates of the last t epochs of training"),
-    "lr-rewind": Technique("final", "lrw", "final weights, learning rates of the last t epochs of training"),
-    "low-lr-rewind": Technique("rewound", "ft", "weights of t epochs before the end, the last learning rate (control)"),
-    "reinit": Technique("fresh", "original", "fresh weights, the whole schedule and t epochs more (control)"),
-}
+TECHNIQUES = Registry(
+    "technique",
+    Technique,
+    {
+        "fine-tune": Technique("final", "ft", summary="final weights, the last learning rate held constant"),
+        "weight-rewind": Technique(
+            "rewound", "lrw", summary="weights and learning rates of the last t epochs of training"
+        ),
+        "lr-rewind": Technique(
+            "final", "lrw", summary="final weights, learning rates of the last t epochs of training"
+        ),
+        "low-lr-rewind": Technique(
+            "rewound", "ft", summary="weights of t epochs before the end, the last learning rate (control)"
+        ),
+        "reinit": Technique(
+            "fresh", "original", summary="fresh weights, the whole schedule and t epochs more (control)"
+        ),
+    },
+)
 
 
 def epochs(phase: Retrain, original: int) -> int:
     """Returns how many epochs the retraining runs, the dense training having had `original`."""
     own = original if phase.epochs is None else phase.epochs
-    return original + own if TECHNIQUES[phase.technique].weights == "fresh" else own
+    return original + own if TECHNIQUES.find(phase.technique).weights == "fresh" else own
 
 
 def schedule(phase: Retrain) -> str:
     """Returns the name of the learning-rate schedule: the technique's unless the phase names one."""
-    return phase.schedule or TECHNIQUES[phase.technique].schedule
+    return phase.schedule or TECHNIQUES.find(phase.technique).schedule
 
 
 def start_epoch(phase: Retrain, original: int) -> int | None:
     """Returns the epoch of the dense training whose state the retraining starts from; None where it starts from no epoch."""
-    if phase.rewind_step is not None or TECHNIQUES[phase.technique].weights != "rewound":
+    if phase.rewind_step is not None or TECHNIQUES.find(phase.technique).weights != "rewound":
         return None
     return max(0, original - epochs(phase, original))

@@ -2,16 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
 from pruning import usercode
-from pruning.plan import Train, override
+from pruning.plan import CODED, Prune, Retrain, Train, override
+
+Phase = TypeVar("Phase", bound=Train | Prune | Retrain)
 
 
-def stamp(train: Train) -> tuple[Train, dict[str, str]]:
+def coded(phase: Train | Prune | Retrain) -> dict[str, str]:
+    """Returns {key: name} of what a phase names as code of the user's own; keys are as in phase.json's `code`."""
+    names: dict[str, Any] = {key: getattr(phase, key) for key in CODED[phase.phase]}
+    if isinstance(phase, Train):
+        names |= {"model_code": phase.model, "data_code": phase.data}
+    return {key: name for key, name in names.items() if name is not None and usercode.is_code(name)}
+
+
+def stamp(phase: Phase) -> tuple[Phase, dict[str, str]]:
     """Returns the settings with the digests of the user's source files, and the absolute paths of those files."""
-    code: dict[str, str] = {}
-    for key, spec in (("model_code", train.model), ("data_code", train.data)):
-        if usercode.is_code(spec):
-            path, sha = usercode.resolve(spec)
-            code[key] = str(path)
-            train = override(train, {key: sha})
-    return train, code
+    paths: dict[str, str] = {}
+    digests: dict[str, Any] = {}
+    for key, name in coded(phase).items():
+        path, sha = usercode.resolve(name)
+        paths[key] = str(path)
+        if key in ("model_code", "data_code"):
+            digests[key] = sha
+        else:
+            digests.setdefault("code", {})[key] = sha
+    return (override(phase, digests) if digests else phase), paths
+
+
+def stamped(phase: Train | Prune | Retrain, key: str) -> str | None:
+    """Returns the digest that :func:`stamp` gave the phase for a key."""
+    found: str | None = getattr(phase, key) if key in ("model_code", "data_code") else phase.code.get(key)
+    return found
+
+
+def located(phase: Phase, paths: Mapping[str, str]) -> Phase:
+    """Returns the phase with its code named by absolute paths, so that it is found from any folder."""
+    changes = {key: place(getattr(phase, key), paths.get(key)) for key in coded(phase) if not key.endswith("_code")}
+    return override(phase, changes) if changes else phase
+
+
+def place(name: str, path: str | None) -> str:
+    """Returns the name of a function with its file as an absolute path."""
+    file, sep, function = name.rpartition(":")
+    return f"{Path(path)}:{function}" if path and sep and file.endswith(".py") else name

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pruning import usercode
 from pruning.plan import PlanError, digest
 from pruning.record import runs
+from pruning.record.stamp import coded
 
 
 def account_key() -> bytes:
@@ -56,14 +56,14 @@ def check_trust(run: Path, trust_code: bool) -> None:
     root = runs.history(run)[0]
     train, record = runs.train_settings(run), runs.read_record(root)
     code: dict[str, Any] = record.get("code") or {}
-    named = {key for key, spec in (("model_code", train.model), ("data_code", train.data)) if usercode.is_code(spec)}
+    named = set(coded(train))
     if not named and not code:
         return
     mark = record.get("seal")
     # The seal is over the digest and the digest over the settings: neither can be exchanged alone.
     own = digest(train) == record.get("digest") and named == set(code) and isinstance(mark, str)
     if not own or not hmac.compare_digest(str(mark), seal(record["digest"], code)):
-        places = ", ".join(str(v) for v in code.values()) or ", ".join(sorted({train.model, train.data}))
+        places = ", ".join(str(v) for v in code.values()) or ", ".join(sorted(set(coded(train).values())))
         raise PlanError(
             f"run '{root}' would execute code ({places}) and was not made by this account; "
             "read that code, then allow it with --trust-code"

@@ -12,9 +12,10 @@ from typing import Any
 
 from pruning import engine
 from pruning.events import Warned, silent
-from pruning.plan import GOAL_METHODS, Plan, PlanError, Prune, Retrain, Train, make, override
+from pruning.plan import Plan, PlanError, Prune, Retrain, Train, make, override
 from pruning.record import runs
 from pruning.study import search
+from pruning.training.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def with_goal(plan: Plan, sparsity: float) -> Plan:
     count = sum(isinstance(phase, Prune) for phase in plan.phases)
     done, phases = 0, []
     for phase in plan.phases:
-        if isinstance(phase, Train | Retrain) and phase.method in GOAL_METHODS:
+        if isinstance(phase, Train | Retrain) and METHODS.find(phase.method).goal:
             phase = override(phase, {"sparsity": sparsity})
         if isinstance(phase, Prune):
             done += 1
@@ -61,7 +62,7 @@ def by_method(plan: Plan, methods: Sequence[str], sparsity: float | None) -> lis
     """Returns the plan's training once with each method, at the method's own default options."""
     out = []
     for method in methods:
-        goal = sparsity if method in GOAL_METHODS else None
+        goal = sparsity if METHODS.find(method).goal else None
         options: dict[str, Any] = {"method": method, "method_options": {}, "sparsity": goal, "exclude": ()}
         train = override(plan.train, {key: value for key, value in options.items() if value is not None})
         out.append(make(Plan, {"name": f"{plan.name}:{method}", "phases": [train]}))
@@ -70,7 +71,7 @@ def by_method(plan: Plan, methods: Sequence[str], sparsity: float | None) -> lis
 
 def is_outcome(plan: Plan) -> bool:
     """Returns whether the plan's sparsity follows from a method's settings and no phase is told one."""
-    return method_of(plan) in search.DRIVES and not any(isinstance(phase, Prune) for phase in plan.phases)
+    return bool(METHODS.find(method_of(plan)).drives) and not any(isinstance(phase, Prune) for phase in plan.phases)
 
 
 def compare(
@@ -81,7 +82,7 @@ def compare(
     """Returns a row per plan and goal: its name, the goal, and a :class:`Spread` for each of MEASURED over the seeds.
 
     Without goals every plan keeps its own. Where a method's sparsity is an outcome, `trials` settings at most are tried
-    (of `by` where the method has it, else of its first of search.DRIVES) for one whose mean sparsity over the seeds meets
+    (of `by` where the method has it, else of its first that drives it) for one whose mean sparsity over the seeds meets
     the goal, as in the paper, or with `per_seed` for one per seed; `report` receives each. Where none does, the nearest is
     taken, as there, and a warning told. The row's `setting` holds the values {option: one a seed}. `finetune_epochs` of fine-tuning
     follow every training with a method, and the better accuracy of before and after counts, as in the paper (3.3).
@@ -127,7 +128,7 @@ def _driven(plans: Sequence[Plan], goals: Sequence[float], trials: int, by: str 
         raise PlanError(
             f"there is nothing to search for: the sparsity of '{plans[0].name}' is no outcome of its settings"
         )
-    having = [plan for plan in outcomes if by in search.DRIVES[method_of(plan)]]
+    having = [plan for plan in outcomes if by in METHODS.find(method_of(plan)).drives]
     return {plan.name: search.setting(plan.train, by if plan in having or not having else None)[0] for plan in outcomes}
 
 

@@ -18,31 +18,13 @@ from pruning import engine
 from pruning.plan import PlanError, Train, override, suggest
 from pruning.record import runs
 from pruning.training import methods
+from pruning.training.methods import METHODS, Drive
 
 TOLERANCE = 0.0025  # Zimmer et al. (2023) accept a configuration whose mean sparsity is within .25 points of the goal
 FAR = 1.0  # logits (odds off by a factor e) from the goal with the first seed: too far for the others to be worth training
 REMOTE = 3.0  # logits: a trial that is all but dense or empty for the goal, from which nothing can be interpolated
 STUCK = 5  # trials in a row on one side of the goal, after which the other end of the bracket is not trusted
 NEAREST = 5  # trials on each side of the goal that the next one is interpolated from
-
-
-@dataclass(frozen=True)
-class Drive:
-    """How a setting moves the sparsity: the first step away from its start, by adding or by a factor; its sign."""
-
-    step: float
-    factor: bool  # the step multiplies
-    rises: bool  # a greater value gives a sparser network
-
-
-DRIVES: dict[str, dict[str, Drive]] = {
-    "str": {
-        "s_init": Drive(2.0, factor=False, rises=True),
-        "threshold_decay": Drive(2.0, factor=True, rises=True),  # pulls thresholds that start below 1/2 up to it
-    },
-    "cs": {"s_0": Drive(0.05, factor=False, rises=False), "l1": Drive(10.0, factor=True, rises=True)},
-    "dst": {"alpha": Drive(10.0, factor=True, rises=True)},
-}
 
 
 @dataclass(frozen=True)
@@ -199,12 +181,12 @@ def find(
 
 def setting(train: Train, by: str | None) -> tuple[str, Drive, float]:
     """Returns the name of the option that the search moves, how it acts, and where it starts; PlanError where there is none."""
-    if train.method not in DRIVES:
-        how = "; give sparsity itself" if train.method in methods.GOAL_METHODS else ""
-        raise PlanError(
-            f"a target sparsity is searched for with the methods {', '.join(DRIVES)}, not with '{train.method}'{how}"
-        )
-    drives = DRIVES[train.method]
+    entry = METHODS.find(train.method)
+    drives = entry.drives
+    if not drives:
+        how = "; give sparsity itself" if entry.goal else ""
+        users = ", ".join(other for other, found in METHODS.items() if found.drives)
+        raise PlanError(f"a target sparsity is searched for with the methods {users}, not with '{train.method}'{how}")
     name = next(iter(drives)) if by is None else by
     if name not in drives:
         raise PlanError(

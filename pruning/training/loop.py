@@ -19,7 +19,7 @@ from pruning.data import Data
 from pruning.events import Progress, Tell
 from pruning.plan import PlanError
 from pruning.seeds import derive
-from pruning.training.methods import Method
+from pruning.training.methods.base import Method
 from pruning.training.optim import mask_gradients
 
 EVALUATION_BATCH = 500  # fixed: float32 sums differ with the batch, and results are compared bit for bit

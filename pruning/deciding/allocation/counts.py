@@ -10,7 +10,8 @@ layer, so its totals are off by some weights, and its ERK compares rounded count
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
@@ -18,30 +19,56 @@ import torch
 from pruning.plan import PlanError, suggest
 
 
+@dataclass(frozen=True)
+class Layers:
+    """The layers among which `keep` weights are shared out: their shapes, what each has left, densities given for some."""
+
+    shapes: Mapping[str, torch.Size]
+    keep: int
+    left: Sequence[int]
+    rates: Mapping[str, float]
+
+
+Rule = tuple[Sequence[int | Fraction], Mapping[int, int]]  # what counts are in proportion to; counts that are fixed
+
+
 def layer_counts(
     shapes: Mapping[str, torch.Size],
     keep: int,
-    allocation: str,
+    rule: Callable[[Layers], Rule],
     *,
     left: Sequence[int] | None = None,
     least: Sequence[int] | None = None,
     rates: Mapping[str, float] | None = None,
 ) -> list[int]:
-    """Returns how many weights each layer keeps, `keep` in all, for the allocations that need no scores.
+    """Returns how many weights each layer keeps, `keep` in all, by the rule of an allocation that needs no scores.
 
     `left` holds what each layer has left (all of it by default), `least` what it must keep (nothing by default).
     """
     left = [shape.numel() for shape in shapes.values()] if left is None else left
-    parts: Sequence[int | Fraction] = left
-    pinned: dict[int, int] = {}
-    if allocation == "uniform+":
-        pinned = _ends(list(shapes.values()), keep, left)
-    elif allocation == "erk":
-        parts = [sum(shape) for shape in shapes.values()]
-    elif allocation == "rates":
-        parts = _given(shapes, rates or {})
-        pinned = _fitted(parts, shapes, keep, left)
+    parts, pinned = rule(Layers(shapes, keep, left, rates or {}))
     return _apportion(keep, parts, left, least or [0] * len(left), pinned)
+
+
+def uniform(layers: Layers) -> Rule:
+    """Returns counts in proportion to what each layer has left."""
+    return layers.left, {}
+
+
+def uniform_plus(layers: Layers) -> Rule:
+    """Returns those of :func:`uniform` around a dense first convolution and at least 20 % of the last layer."""
+    return layers.left, _ends(list(layers.shapes.values()), layers.keep, layers.left)
+
+
+def erk(layers: Layers) -> Rule:
+    """Returns counts in proportion to the sum of a weight's dimensions (Evci et al. 2020, section 3)."""
+    return [sum(shape) for shape in layers.shapes.values()], {}
+
+
+def given_rates(layers: Layers) -> Rule:
+    """Returns the given densities; raises PlanError where they do not amount to what is to be kept."""
+    parts = _given(layers.shapes, layers.rates)
+    return parts, _fitted(parts, layers.shapes, layers.keep, layers.left)
 
 
 def given_counts(shapes: Mapping[str, torch.Size], rates: Mapping[str, float], left: Sequence[int]) -> list[int]:

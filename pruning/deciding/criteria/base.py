@@ -20,7 +20,7 @@ MICRO_BATCH = 128  # examples that go through the model at once unless asked oth
 
 
 @dataclass(frozen=True)
-class Ask:
+class Sample:
     """A sample (inputs [n, ...] and labels int64 [n, ...], where the criterion needs them), and how to score it."""
 
     generator: torch.Generator
@@ -65,22 +65,22 @@ def stand_ins(model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtyp
 
 
 @contextmanager
-def as_it_was(model: nn.Module, ask: Ask) -> Iterator[None]:
-    """Runs its body with the model in `ask.mode`; modes of all modules and global random states are put back after it.
+def as_it_was(model: nn.Module, sample: Sample) -> Iterator[None]:
+    """Runs its body with the model in `sample.mode`; modes of all modules and global random states are put back after it.
 
-    In train mode the random states start from `ask.generator`, so that dropout depends on nothing else. Attention runs
+    In train mode the random states start from `sample.generator`, so that dropout depends on nothing else. Attention runs
     by its plain formula, the only one with second derivatives.
     """
     modes = [(module, module.training) for module in model.modules()]
     cuda = torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []), sdpa_kernel(SDPBackend.MATH):
         try:
-            if ask.mode == "train":
-                seed = int(torch.randint(2**62, (), generator=ask.generator, device=ask.generator.device))
+            if sample.mode == "train":
+                seed = int(torch.randint(2**62, (), generator=sample.generator, device=sample.generator.device))
                 torch.default_generator.manual_seed(seed)
                 if cuda:
                     torch.cuda.manual_seed_all(seed)
-            model.train(ask.mode == "train")
+            model.train(sample.mode == "train")
             yield
         finally:
             for module, training in modes:

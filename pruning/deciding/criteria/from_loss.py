@@ -15,44 +15,44 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pruning.deciding.criteria.base import Ask, as_it_was, run, stand_ins, working_dtype
+from pruning.deciding.criteria.base import Sample, as_it_was, run, stand_ins, working_dtype
 from pruning.plan import PlanError
 
 TEMPERATURE = 200.0  # of GraSP: the logits are divided by it (Wang et al. 2020, their code)
 
 
-def snip(model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+def snip(model: nn.Module, weights: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Returns |g w|, g = dL/dw (Lee et al. 2019, equation 5, unnormalized; Frankle et al. 2021, section 3)."""
     state, leaves = _leaves(model, weights)
-    with as_it_was(model, ask):
-        gradient = _gradient(model, state, leaves, ask, 1.0, "snip")
+    with as_it_was(model, sample):
+        gradient = _gradient(model, state, leaves, sample, 1.0, "snip")
     return {name: (g * w).detach().abs() for name, w, g in zip(weights, leaves, gradient, strict=True)}
 
 
-def grasp(model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+def grasp(model: nn.Module, weights: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Returns w Hg: Wang et al. (2020, equation 8) remove the weights with the highest -w Hg."""
-    return _gradient_flow(model, weights, ask)
+    return _gradient_flow(model, weights, sample)
 
 
-def grasp_inverted(model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+def grasp_inverted(model: nn.Module, weights: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Returns -w Hg: what the original removes is kept (Frankle et al. 2021, section 5)."""
-    return {name: -score for name, score in _gradient_flow(model, weights, ask).items()}
+    return {name: -score for name, score in _gradient_flow(model, weights, sample).items()}
 
 
-def grasp_magnitude(model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+def grasp_magnitude(model: nn.Module, weights: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Returns |w Hg| (Frankle et al. 2021, section 5)."""
-    return {name: score.abs() for name, score in _gradient_flow(model, weights, ask).items()}
+    return {name: score.abs() for name, score in _gradient_flow(model, weights, sample).items()}
 
 
-def _gradient_flow(model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+def _gradient_flow(model: nn.Module, weights: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Returns w Hg with g and H of the loss at temperature 200."""
     state, leaves = _leaves(model, weights)
     product = [torch.zeros_like(w) for w in leaves]
-    with as_it_was(model, ask):
-        parts = list(ask.parts(leaves[0]))
-        whole = _gradient(model, state, leaves, ask, TEMPERATURE, "grasp") if len(parts) > 1 else None
+    with as_it_was(model, sample):
+        parts = list(sample.parts(leaves[0]))
+        whole = _gradient(model, state, leaves, sample, TEMPERATURE, "grasp") if len(parts) > 1 else None
         for inputs, labels in parts:
-            loss = _loss(model, state, inputs, labels, ask, TEMPERATURE, "grasp")
+            loss = _loss(model, state, inputs, labels, sample, TEMPERATURE, "grasp")
             own = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
             target = whole or [g.detach() for g in own]  # of one part, its own: the same dropout, one pass less
             flow = sum(((a * b).sum() for a, b in zip(own, target, strict=True)), start=loss.new_zeros(()))
@@ -68,11 +68,11 @@ def _leaves(model: nn.Module, weights: dict[str, Tensor]) -> tuple[dict[str, Ten
 
 
 def _gradient(
-    model: nn.Module, state: dict[str, Tensor], leaves: list[Tensor], ask: Ask, temperature: float, criterion: str
+    model: nn.Module, state: dict[str, Tensor], leaves: list[Tensor], sample: Sample, temperature: float, criterion: str
 ) -> list[Tensor]:
     total = [torch.zeros_like(w) for w in leaves]
-    for inputs, labels in ask.parts(leaves[0]):
-        loss = _loss(model, state, inputs, labels, ask, temperature, criterion)
+    for inputs, labels in sample.parts(leaves[0]):
+        loss = _loss(model, state, inputs, labels, sample, temperature, criterion)
         for whole, part in zip(total, _grad(loss, leaves), strict=True):
             whole += part
     return total
@@ -87,17 +87,17 @@ def _loss(
     state: dict[str, Tensor],
     inputs: Tensor,
     labels: Tensor,
-    ask: Ask,
+    sample: Sample,
     temperature: float,
     criterion: str,
 ) -> Tensor:
     """Returns the micro-batch's share of the sample's mean loss."""
-    assert ask.labels is not None
+    assert sample.labels is not None
     logits = run(model, state, inputs, criterion) / temperature
     if not logits.requires_grad:
         raise PlanError(f"criterion '{criterion}': the model's output depends on no prunable weight")
     try:
-        return F.cross_entropy(logits, labels, reduction="sum") / ask.labels.numel()
+        return F.cross_entropy(logits, labels, reduction="sum") / sample.labels.numel()
     except (RuntimeError, ValueError, IndexError) as error:
         what = f"outputs {list(logits.shape)} and labels {list(labels.shape)}"
         raise PlanError(f"criterion '{criterion}' finds no cross-entropy of {what}: {error}") from error

@@ -14,20 +14,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from pruning.deciding.criteria.base import Ask, as_it_was, run, stand_ins
+from pruning.deciding.criteria.base import Sample, as_it_was, run, stand_ins
 from pruning.plan import PlanError
 
 
-def synflow(model: nn.Module, weights: dict[str, Tensor], ask: Ask) -> dict[str, Tensor]:
+def synflow(model: nn.Module, weights: dict[str, Tensor], sample: Sample) -> dict[str, Tensor]:
     """Returns |w| dR/d|w| in float64, R the sum of outputs on an input of ones [1, ...] (Tanaka et al. 2020, eq. 3)."""
-    assert ask.inputs is not None
-    if not ask.inputs.is_floating_point():
-        raise PlanError(f"criterion 'synflow' feeds ones: it needs floating inputs, not {ask.inputs.dtype}")
+    assert sample.inputs is not None
+    if not sample.inputs.is_floating_point():
+        raise PlanError(f"criterion 'synflow' feeds ones: it needs floating inputs, not {sample.inputs.dtype}")
     state = stand_ins(model, weights, torch.float64)
     state = {name: tensor.abs() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     leaves = [state[name].requires_grad_() for name in weights]
-    ones = torch.ones_like(ask.inputs[:1], dtype=torch.float64, device=leaves[0].device)
-    with as_it_was(model, replace(ask, mode="eval")):
+    ones = torch.ones_like(sample.inputs[:1], dtype=torch.float64, device=leaves[0].device)
+    with as_it_was(model, replace(sample, mode="eval")):
         flow = run(model, state, ones, "synflow").sum()
         if not flow.requires_grad:
             raise PlanError("criterion 'synflow': the model's output depends on no prunable weight")

@@ -8,7 +8,6 @@ falls idle in the layers that read it, its input channels there, is counted by `
 from pruning.deciding.filters.li_rates import LI, li_counts
 from pruning.deciding.filters.remains import filters_kept, neuron_collapse
 from pruning.deciding.filters.selection import (  # fmt: skip
-    FILTER_ALLOCATIONS,
     POOLS,
     allocate_filters,
     densities,
@@ -22,7 +21,7 @@ from pruning.deciding.filters.shrink_by_library import shrink_with_library
 from pruning.deciding.filters.units import Units, eligible, find_units
 
 __all__ = [
-    "FILTER_ALLOCATIONS", "LI", "POOLS", "Units", "allocate_filters", "densities", "eligible", "expand", "filters_kept",
+    "LI", "POOLS", "Units", "allocate_filters", "densities", "eligible", "expand", "filters_kept",
     "find_units", "li_counts", "neuron_collapse", "pool", "prune_filters", "random_scores", "refit",
     "shrink", "shrink_with_library",
 ]  # fmt: skip

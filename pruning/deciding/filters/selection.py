@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import ops
+from pruning.deciding.allocation import ALLOCATIONS
 from pruning.deciding.filters.li_rates import li_counts
 from pruning.deciding.filters.units import Units, eligible, find_units
 from pruning.masks import Masks, keep_count, prunable
@@ -18,10 +19,6 @@ POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda rows: rows.abs().sum(1),  # Li et al. 2017
     "l2": lambda rows: rows.square().sum(1).sqrt(),  # Zimmer et al. 2023, A.1
     "mean": lambda rows: rows.abs().mean(1),  # as l1 within a layer, but comparable between layers of unlike fan-in
-}
-FILTER_ALLOCATIONS = {
-    "uniform": "the same share of the filters of every layer",
-    "global": "the filters with the highest scores of all layers together",
 }
 
 
@@ -48,10 +45,10 @@ def allocate_filters(
     `scores` are per filter; `alive` filters alone can be kept. Rounded layer counts add up by the largest remainders.
     Raises PlanError where a layer would be left without a filter.
     """
-    if allocation not in FILTER_ALLOCATIONS:
-        allowed = ", ".join(FILTER_ALLOCATIONS)
-        hint = suggest(allocation, FILTER_ALLOCATIONS)
-        raise PlanError(f"allocation '{allocation}' does not apply to filters{hint}; allowed: {allowed}")
+    fitting = [name for name, entry in ALLOCATIONS.items() if entry.filters]
+    if allocation not in fitting:
+        hint = suggest(allocation, fitting)
+        raise PlanError(f"allocation '{allocation}' does not apply to filters{hint}; allowed: {', '.join(fitting)}")
     if not scores:
         raise PlanError("the model has no filters that can be removed without changing the width of a residual way")
     for name, score in scores.items():

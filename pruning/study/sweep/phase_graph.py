@@ -69,7 +69,7 @@ def build(points: Sequence[Point], out: Path) -> Graph:
                 root = stamped.setdefault(key, stamp(phase)[0])
                 phase = root
             else:
-                phase = complete(phase, root)
+                phase = stamp(complete(phase, root))[0]
             digest = plans.digest(phase, digest)
             folder = runs.folder_name(phase, root, digest)
             if folder not in graph.nodes:

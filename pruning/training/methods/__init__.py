@@ -1,58 +1,119 @@
-"""During-training methods by name."""
+"""During-training methods by name; each is a class of hooks (:mod:`pruning.training.methods.base`)."""
 
 from __future__ import annotations
 
-from pruning.plan import GOAL_METHODS, PlanError, Train, make
-from pruning.training.methods.base import Method, Options, Task
-from pruning.training.methods.continuous import CS
-from pruning.training.methods.dnw import DNW
-from pruning.training.methods.dpf import DPF
-from pruning.training.methods.dst import DST
-from pruning.training.methods.gmp import GMP
-from pruning.training.methods.gsm import GSM
-from pruning.training.methods.lc import LC
-from pruning.training.methods.lc_original import LCOriginal
-from pruning.training.methods.soft_threshold import STR
-from pruning.training.schedules import pruning_events
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-METHODS: dict[str, type[Method]] = {
-    "none": Method,
-    "gmp": GMP,
-    "dpf": DPF,
-    "gsm": GSM,
-    "lc": LC,
-    "lc-original": LCOriginal,
-    "dnw": DNW,
-    "str": STR,
-    "cs": CS,
-    "dst": DST,
-}
-SUMMARIES = {
-    "none": "plain dense training",
-    "gmp": "gradual magnitude pruning: a cubic ramp of events, hard or soft (Zhu & Gupta 2017)",
-    "dpf": "dynamic pruning with feedback: gradients of the sparse network move dense weights (Lin et al. 2020)",
-    "gsm": "global sparse momentum: only the most salient entries get a gradient (Ding et al. 2019)",
-    "lc": "learning-compression as Zimmer et al. (2023) ran it: decay for the smallest weights only",
-    "lc-original": "learning-compression as an augmented Lagrangian (Carreira-Perpinan & Idelbayev 2018)",
-    "dnw": "discovering neural wirings: the largest weights of every step, straight-through (Wortsman et al. 2019)",
-    "str": "soft thresholds learned per tensor; sparsity follows from s_init (Kusupati et al. 2020)",
-    "cs": "continuous sparsification: gates per weight; sparsity follows from s_0 and l1 (Savarese et al. 2020)",
-    "dst": "dynamic sparse training: thresholds per output unit; sparsity follows from alpha (Liu et al. 2020)",
-}
+from pruning.errors import PlanError
+from pruning.plan import Train, make
+from pruning.registry import Function, Registry
+from pruning.training.ramps import pruning_events
 
-__all__ = ["GOAL_METHODS", "METHODS", "SUMMARIES", "Method", "for_training", "restarts"]
+if TYPE_CHECKING:
+    from pruning.training.methods.base import Method, Options
+
+
+@dataclass(frozen=True)
+class Drive:
+    """How an option moves a sparsity that is an outcome: the first step away from its start, by adding or by a factor; its sign."""
+
+    step: float
+    factor: bool  # the step multiplies
+    rises: bool  # a greater value gives a sparser network
+
+
+@dataclass(frozen=True)
+class MethodEntry(Function):
+    """A method's class, and how its sparsity comes about.
+
+    With a `goal` it is told the sparsity; otherwise that is an outcome, driven by the options in `drives`, the first of which a
+    search moves unless told. `restarts` says that the learning rate may start anew at its pruning events.
+    """
+
+    goal: bool = False
+    drives: Mapping[str, Drive] = field(default_factory=dict)
+    restarts: bool = False
+
+
+_HERE = "pruning.training.methods"
+METHODS = Registry(
+    "method",
+    MethodEntry,
+    {
+        "none": MethodEntry(f"{_HERE}.base:Method", summary="plain dense training"),
+        "gmp": MethodEntry(
+            f"{_HERE}.gmp:GMP",
+            summary="gradual magnitude pruning: a cubic ramp of events, hard or soft (Zhu & Gupta 2017)",
+            goal=True,
+            restarts=True,
+        ),
+        "dpf": MethodEntry(
+            f"{_HERE}.dpf:DPF",
+            summary="dynamic pruning with feedback: gradients of the sparse network move dense weights (Lin et al. 2020)",
+            goal=True,
+        ),
+        "gsm": MethodEntry(
+            f"{_HERE}.gsm:GSM",
+            summary="global sparse momentum: only the most salient entries get a gradient (Ding et al. 2019)",
+            goal=True,
+        ),
+        "lc": MethodEntry(
+            f"{_HERE}.lc:LC",
+            summary="learning-compression as Zimmer et al. (2023) ran it: decay for the smallest weights only",
+            goal=True,
+        ),
+        "lc-original": MethodEntry(
+            f"{_HERE}.lc_original:LCOriginal",
+            summary="learning-compression as an augmented Lagrangian (Carreira-Perpinan & Idelbayev 2018)",
+            goal=True,
+        ),
+        "dnw": MethodEntry(
+            f"{_HERE}.dnw:DNW",
+            summary="discovering neural wirings: the largest weights of every step, straight-through (Wortsman et al. 2019)",
+            goal=True,
+        ),
+        "str": MethodEntry(
+            f"{_HERE}.soft_threshold:STR",
+            summary="soft thresholds learned per tensor; sparsity follows from s_init (Kusupati et al. 2020)",
+            drives={
+                "s_init": Drive(2.0, factor=False, rises=True),
+                # pulls thresholds that start below 1/2 up to it
+                "threshold_decay": Drive(2.0, factor=True, rises=True),
+            },
+        ),
+        "cs": MethodEntry(
+            f"{_HERE}.continuous:CS",
+            summary="continuous sparsification: gates per weight; sparsity follows from s_0 and l1 (Savarese et al. 2020)",
+            drives={"s_0": Drive(0.05, factor=False, rises=False), "l1": Drive(10.0, factor=True, rises=True)},
+        ),
+        "dst": MethodEntry(
+            f"{_HERE}.dst:DST",
+            summary="dynamic sparse training: thresholds per output unit; sparsity follows from alpha (Liu et al. 2020)",
+            drives={"alpha": Drive(10.0, factor=True, rises=True)},
+        ),
+    },
+)
 
 
 def for_training(train: Train, steps_per_epoch: int) -> Method:
     """Returns the method of the training's settings; raises PlanError where it cannot be used with them."""
-    kind = METHODS[train.method]
+    from pruning.training.methods.base import Budget, Method
+
+    entry = METHODS.find(train.method)
+    kind = entry.load()
     if kind is Method:
         return Method()
     if train.optimizer not in kind.optimizers:
         raise PlanError(
             f"method '{train.method}' is not defined for optimizer '{train.optimizer}'; allowed: {', '.join(kind.optimizers)}"
         )
-    task = Task(
+    if entry.goal and train.sparsity is None:
+        raise PlanError(f"method '{train.method}' needs a sparsity, its goal")
+    if not entry.goal and train.sparsity is not None:
+        raise PlanError(f"sparsity is not used by method '{train.method}': its sparsity follows from its options")
+    budget = Budget(
         total_steps=train.epochs * steps_per_epoch,
         steps_per_epoch=steps_per_epoch,
         weight_decay=train.weight_decay,
@@ -61,21 +122,27 @@ def for_training(train: Train, steps_per_epoch: int) -> Method:
     )
     own = options(train)
     try:
-        return kind(task, own)  # type: ignore[call-arg, arg-type]
+        method: Method = kind(budget, own)
     except PlanError as error:
         raise PlanError(f"method '{train.method}': {error}") from None
+    return method
 
 
 def options(train: Train) -> Options:
     """Returns the method's options, defaults filled in; raises PlanError for one that it does not have."""
+    kind: Any = METHODS.find(train.method).load()
     try:
-        return make(METHODS[train.method].OPTIONS, train.method_options)
+        own: Options = make(kind.OPTIONS, train.method_options)
     except PlanError as error:
         raise PlanError(f"method '{train.method}': {error}") from None
+    return own
 
 
 def restarts(train: Train, steps_per_epoch: int) -> list[int]:
     """Returns the steps at which the training's learning rate restarts: gmp's events under schedule "cyclic", else none."""
-    if train.schedule != "cyclic":
+    from pruning.training.schedules import SCHEDULES
+
+    if not SCHEDULES.find(train.schedule).restarts:
         return []
-    return pruning_events(options(train).events, train.epochs * steps_per_epoch)  # type: ignore[attr-defined]
+    own: Any = options(train)
+    return pruning_events(own.events, train.epochs * steps_per_epoch)

@@ -30,8 +30,8 @@ from pruning.training.optim import MaskedSGD, enforce
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a method is told of the training that it is part of."""
+class Budget:
+    """The training that a method is part of: its length, its decay, its goal."""
 
     total_steps: int
     steps_per_epoch: int

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pruning.training.methods.base import Options, Task
+from pruning.training.methods.base import Budget, Options
 from pruning.training.methods.reparametrized import Formula, Reparametrized, group
 
 
@@ -67,8 +67,8 @@ class CS(Reparametrized):
 
     OPTIONS = CSOptions
 
-    def __init__(self, task: Task, options: CSOptions) -> None:
-        super().__init__(task)
+    def __init__(self, budget: Budget, options: CSOptions) -> None:
+        super().__init__(budget)
         self.options, self.temperature = options, Temperature()
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -89,10 +89,10 @@ class CS(Reparametrized):
         """Raises beta for the next step; after the last one it is the final value."""
         done = step + 1
         if self.options.anneal == "epoch":
-            epochs = self.task.total_steps // self.task.steps_per_epoch
-            share = min(done // self.task.steps_per_epoch / max(epochs - 1, 1), 1.0)
+            epochs = self.budget.total_steps // self.budget.steps_per_epoch
+            share = min(done // self.budget.steps_per_epoch / max(epochs - 1, 1), 1.0)
         else:
-            share = done / self.task.total_steps
+            share = done / self.budget.total_steps
         self.temperature.beta = self.options.beta**share
 
     def state(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import nn
 
 from pruning.masks import keep_count
-from pruning.training.methods.base import Options, Task
+from pruning.training.methods.base import Budget, Options
 from pruning.training.methods.masked import MaskedMethod
 
 
@@ -29,10 +29,10 @@ class DNW(MaskedMethod):
 
     OPTIONS = DNWOptions
 
-    def __init__(self, task: Task, options: DNWOptions) -> None:
-        super().__init__(task)
-        assert task.sparsity is not None
-        self.goal, self.options = task.sparsity, options
+    def __init__(self, budget: Budget, options: DNWOptions) -> None:
+        super().__init__(budget)
+        assert budget.sparsity is not None
+        self.goal, self.options = budget.sparsity, options
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns no groups; the model starts sparse."""

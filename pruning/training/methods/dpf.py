@@ -14,9 +14,9 @@ import bisect
 from pydantic import Field
 
 from pruning.masks import keep_count
-from pruning.training.methods.base import Options, Task
+from pruning.training.methods.base import Budget, Options
 from pruning.training.methods.masked import MaskedMethod
-from pruning.training.schedules import cubic_ramp, pruning_events
+from pruning.training.ramps import cubic_ramp, pruning_events
 
 
 class DPFOptions(Options):
@@ -31,11 +31,11 @@ class DPF(MaskedMethod):
 
     OPTIONS = DPFOptions
 
-    def __init__(self, task: Task, options: DPFOptions) -> None:
-        super().__init__(task)
-        assert task.sparsity is not None
-        self.goal, self.options = task.sparsity, options
-        self.events = pruning_events(options.events, task.total_steps)
+    def __init__(self, budget: Budget, options: DPFOptions) -> None:
+        super().__init__(budget)
+        assert budget.sparsity is not None
+        self.goal, self.options = budget.sparsity, options
+        self.events = pruning_events(options.events, budget.total_steps)
 
     def after_step(self, step: int) -> None:
         """Draws the masks anew where the next step is an event or, from the first event on, a multiple of `refresh`."""

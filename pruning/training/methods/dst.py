@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pruning.training.methods.base import Options, Task
+from pruning.training.methods.base import Budget, Options
 from pruning.training.methods.reparametrized import Formula, Reparametrized, group
 from pruning.training.methods.step_function import Threshold
 
@@ -54,8 +54,8 @@ class DST(Reparametrized):
 
     OPTIONS = DSTOptions
 
-    def __init__(self, task: Task, options: DSTOptions) -> None:
-        super().__init__(task)
+    def __init__(self, budget: Budget, options: DSTOptions) -> None:
+        super().__init__(budget)
         self.options = options
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """GMP, gradual magnitude pruning (Zhu & Gupta 2017), in the variants of Zimmer et al. (2023, Tables 28 and 29).
 
-At event k of n (:func:`pruning.training.schedules.pruning_events`) the sparsity becomes s_f (1 - (1 - k/n)^3), by magnitude. Hard
+At event k of n (:func:`pruning.training.ramps.pruning_events`) the sparsity becomes s_f (1 - (1 - k/n)^3), by magnitude. Hard
 pruning is final. Soft pruning ranks all stored weights anew: a pruned one gets no gradient, only weight decay and what
 that leaves in its momentum, which every event sets to 0; it returns where survivors have fallen below it. The learning
 rate is the training's own, or restarts at every event (schedule "cyclic").
@@ -18,11 +18,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pruning.deciding.allocation import allocate
+from pruning.deciding.allocation.sharing import allocate
 from pruning.masks import Masks
-from pruning.training.methods.base import Options, Task
+from pruning.training.methods.base import Budget, Options
 from pruning.training.methods.masked import MaskedMethod
-from pruning.training.schedules import cubic_ramp, pruning_events
+from pruning.training.ramps import cubic_ramp, pruning_events
 
 
 class GMPOptions(Options):
@@ -38,11 +38,11 @@ class GMP(MaskedMethod):
 
     OPTIONS = GMPOptions
 
-    def __init__(self, task: Task, options: GMPOptions) -> None:
-        super().__init__(task)
-        assert task.sparsity is not None
-        self.goal, self.options = task.sparsity, options
-        events = pruning_events(options.events, task.total_steps)
+    def __init__(self, budget: Budget, options: GMPOptions) -> None:
+        super().__init__(budget)
+        assert budget.sparsity is not None
+        self.goal, self.options = budget.sparsity, options
+        events = pruning_events(options.events, budget.total_steps)
         self.sparsities = {step: cubic_ramp(k, len(events), self.goal) for k, step in enumerate(events, 1)}
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:

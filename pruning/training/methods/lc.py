@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 
 from pruning import ops
-from pruning.training.methods.gsm import EndPruned, RankOptions
+from pruning.training.methods.end_pruned import EndPruned, RankOptions
 
 
 class LC(EndPruned):

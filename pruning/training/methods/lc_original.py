@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pruning import ops
 from pruning.masks import Masks, keep_count, prunable
 from pruning.plan import PlanError
-from pruning.training.methods.base import Method, Options, Task
+from pruning.training.methods.base import Budget, Method, Options
 
 
 class LCOriginalOptions(Options):
@@ -37,14 +37,14 @@ class LCOriginal(Method):
 
     OPTIONS = LCOriginalOptions
 
-    def __init__(self, task: Task, options: LCOriginalOptions) -> None:
+    def __init__(self, budget: Budget, options: LCOriginalOptions) -> None:
         super().__init__()
-        assert task.sparsity is not None
-        self.task, self.goal, self.options = task, task.sparsity, options
+        assert budget.sparsity is not None
+        self.budget, self.goal, self.options = budget, budget.sparsity, options
         parts = options.alternations + 1
-        if parts > task.total_steps:
-            raise PlanError(f"{options.alternations} alternations do not fit {task.total_steps} steps")
-        self.ends = [task.total_steps * (n + 2) // parts for n in range(options.alternations)]  # of the L steps
+        if parts > budget.total_steps:
+            raise PlanError(f"{options.alternations} alternations do not fit {budget.total_steps} steps")
+        self.ends = [budget.total_steps * (n + 2) // parts for n in range(options.alternations)]  # of the L steps
         self.n = 0
 
     @property
@@ -54,7 +54,7 @@ class LCOriginal(Method):
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns no groups; Delta starts as the pruned weights, lambda as 0."""
-        self.weights = dict(prunable(model, self.task.exclude))
+        self.weights = dict(prunable(model, self.budget.exclude))
         self.keep = keep_count(sum(weight.numel() for weight in self.weights.values()), self.goal)
         self.multipliers = [torch.zeros_like(weight) for weight in self.weights.values()]
         self._compress()

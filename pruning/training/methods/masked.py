@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from pruning import ops
 from pruning.masks import Masks, prunable
-from pruning.training.methods.base import Method, Task
+from pruning.training.methods.base import Budget, Method
 
 
 class MaskedMethod(Method):
     """The common part: swaps stored for used values around the optimizer's step."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, budget: Budget) -> None:
         super().__init__()
-        self.task = task
+        self.budget = budget
         self.weights: dict[str, nn.Parameter] = {}
         self.stored: list[Tensor] = []  # as the weights; empty before the first mask
         self.kept: list[Tensor] = []  # bool, as the weights
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns no groups."""
-        self.weights = dict(prunable(model, self.task.exclude))
+        self.weights = dict(prunable(model, self.budget.exclude))
         self._zeros = [weight.new_zeros(()) for weight in self.weights.values()]
         return []
 

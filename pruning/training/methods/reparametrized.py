@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pruning.masks import Masks, prunable
-from pruning.training.methods.base import Method, Task
+from pruning.training.methods.base import Budget, Method
 
 _STORED = ".original"
 _INSIDE = ".parametrizations."
@@ -31,9 +31,9 @@ class Formula(nn.Module):
 class Reparametrized(Method):
     """The common part: attaches one formula per weight, counts, and bakes the result into plain parameters."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, budget: Budget) -> None:
         super().__init__()
-        self.task = task
+        self.budget = budget
         self.formulas: dict[str, Formula] = {}
         self.weights: dict[str, nn.Parameter] = {}  # the stored ones
         self._places: list[
@@ -42,7 +42,7 @@ class Reparametrized(Method):
 
     def parametrize(self, model: nn.Module, make: Callable[[nn.Parameter], Formula]) -> None:
         """Gives every prunable weight of the model the formula that `make` returns for it; a shared weight has one."""
-        self.weights = dict(prunable(model, self.task.exclude))
+        self.weights = dict(prunable(model, self.budget.exclude))
         names = {id(weight): name for name, weight in self.weights.items()}
         self.formulas = {name: make(weight).to(weight.device) for name, weight in self.weights.items()}
         for module in list(model.modules()):

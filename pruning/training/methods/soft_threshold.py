@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pruning.training.methods.base import Options, Task
+from pruning.training.methods.base import Budget, Options
 from pruning.training.methods.reparametrized import Formula, Reparametrized, group
 
 
@@ -49,8 +49,8 @@ class STR(Reparametrized):
 
     OPTIONS = STROptions
 
-    def __init__(self, task: Task, options: STROptions) -> None:
-        super().__init__(task)
+    def __init__(self, budget: Budget, options: STROptions) -> None:
+        super().__init__(budget)
         self.options = options
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -58,4 +58,4 @@ class STR(Reparametrized):
         self.parametrize(model, lambda weight: SoftThreshold(self.options.s_init, weight))
         decay = self.options.threshold_decay
         thresholds = [p for formula in self.formulas.values() for p in formula.parameters()]
-        return [group(thresholds, self.task.weight_decay if decay is None else decay, self.options.threshold_lr)]
+        return [group(thresholds, self.budget.weight_decay if decay is None else decay, self.options.threshold_lr)]

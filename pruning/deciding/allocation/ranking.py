@@ -1,4 +1,6 @@
-"""LAMP: magnitudes normalized within each layer, so that one ranking serves all layers (Lee et al. 2021).
+"""Rankings of all layers' weights together: scores as they are, or by LAMP.
+
+LAMP: magnitudes normalized within each layer, so that one ranking serves all layers (Lee et al. 2021).
 
 Deviations from the reference implementation: sums are float64 and run from the largest weight down instead of being
 differences of a float32 total, and no layer is ever emptied, not even one of zeros.
@@ -10,6 +12,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+
+def as_they_are(scores: Sequence[Tensor], alive: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Returns the scores."""
+    return list(scores)
 
 
 def lamp(scores: Sequence[Tensor], alive: Sequence[Tensor] | None = None) -> list[Tensor]:

@@ -1,9 +1,4 @@
-"""Controls: changes of masks, scores or weights that show what a pruning method's success rests on.
-
-After Frankle et al. (2021, section 5 and appendices D, E): shuffling a layer's mask or drawing new weights keeps
-only how many weights each layer keeps; inverting keeps the weights that the method likes least; scoring a network
-whose weights are all from N(0, 1) takes away that layers differ in variance.
-"""
+"""The changes themselves: of masks, of scores, of the weights that are scored, and of the network."""
 
 from __future__ import annotations
 
@@ -14,15 +9,6 @@ from torch import Tensor, nn
 
 from pruning import ops
 from pruning.masks import Masks
-
-ABLATIONS: dict[str, str] = {
-    "shuffle": "masks permuted within each layer",
-    "shuffle-across": "masks permuted across all layers",
-    "random-counts": "random masks with the same count in each layer",
-    "reinit": "masks kept, weights drawn anew from their initialization",
-    "invert": "the lowest scores kept in place of the highest",
-    "normal-init": "scores of a network whose prunable weights are drawn from N(0, 1)",
-}
 
 
 def shuffle(masks: Masks, present: Mapping[str, Tensor] | None, generator: torch.Generator) -> Masks:
@@ -65,13 +51,6 @@ def reinitialize(model: nn.Module, rebuild: Callable[[], nn.Module], masks: Mask
     """Gives the model all weights and buffers of `rebuild()`, a new sample of the initialization, under the masks."""
     model.load_state_dict(rebuild().state_dict())
     masks.apply(model)
-
-
-MASK_CHANGES: dict[str, Callable[[Masks, Mapping[str, Tensor] | None, torch.Generator], Masks]] = {
-    "shuffle": shuffle,
-    "shuffle-across": shuffle_across,
-    "random-counts": random_counts,
-}
 
 
 def _alive(present: Mapping[str, Tensor] | None, name: str, mask: Tensor) -> Tensor:
