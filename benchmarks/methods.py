@@ -107,7 +107,7 @@ def measure(name: str, out: Path) -> list[dict[str, Any]]:
 def cell(spread: compare.Spread | None, factor: float, digits: int) -> str:
     if spread is None:
         return "-"
-    return f"{factor * spread.mean:.{digits}f} +- {factor * (spread.std or 0):.{digits}f}"
+    return f"{factor * spread.middle:.{digits}f} +- {factor * (spread.deviation or 0):.{digits}f}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -121,7 +121,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [cell(row["accuracy"], 100, 2), cell(row["speedup"], 1, 1), cell(row["sparsity"], 100, 2)]
         trials = ""
         if row["tried"]:
-            far = " (exhausted)" * (abs(row["sparsity"].mean - row["goal"]) > search.TOLERANCE + 1e-12)
+            far = " (exhausted)" * (abs(row["sparsity"].middle - row["goal"]) > search.TOLERANCE + 1e-12)
             trials = f"{len(row['tried'])}{far}, {sum(len(trial.runs) for trial in row['tried'])} trainings"
         lines.append(f"{start} {' | '.join([*cells, cell(row['stability'], 1, 3)])} | {trials} |")
     return "\n".join(lines)

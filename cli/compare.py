@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +109,7 @@ def compare_plans(
     finally:
         for (name, goal), trials in tried.items():
             screen.table(*tables.trials(goal, trials, name))
-    rows = [{k: dataclasses.asdict(v) if isinstance(v, compare.Spread) else v for k, v in row.items()} for row in rows]
+    rows = [{k: _spread(v) if isinstance(v, compare.Spread) else v for k, v in row.items()} for row in rows]
     if json:
         emit_json({"rows": rows})
         return
@@ -119,6 +118,10 @@ def compare_plans(
     if not screen.stdout_is_terminal:
         for line in _markdown(table):
             emit(line)
+
+
+def _spread(found: Any) -> dict[str, Any]:
+    return {"mean": found.middle, "std": found.deviation, "n": found.n}
 
 
 def _seeds(text: str) -> list[int]:

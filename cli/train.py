@@ -13,7 +13,7 @@ from pruning.record import runs
 from . import options, tables
 from .inputs import given, merged
 from .show import Screen
-from .work import Phase, carry_out
+from .work import carry_out
 
 
 def train(
@@ -85,7 +85,7 @@ def train(
         if dry_run:
             raise typer.BadParameter("a search cannot be shown beforehand: its trials follow from one another")
         phase = _found(phase, target_sparsity, search, search_by, out, quiet, **where)
-    phases: list[Phase] = [phase]
+    phases: list[plan.Phase] = [phase]
     if finetune_epochs:
         if phase.method == "none":
             raise typer.BadParameter("--finetune-epochs follows a --method that prunes")

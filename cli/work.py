@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.plan import PHASES, Plan, Prune, Retrain, Train
+from pruning.plan import PHASES, Phase, Plan
 from pruning.record import runs
 
 from . import tables
 from .output import emit, emit_json
 from .show import Screen
-
-Phase = Train | Prune | Retrain
 
 
 def carry_out(

@@ -14,8 +14,9 @@ from pruning.events import Event, Warned
 from pruning.plan import Plan, PlanError, Retrain, Train, load_plan, make, parse_plan
 from pruning.record import runs
 from pruning.study import compare, search
-from pruning.study.compare import Spread, fine_tuned, spread, stability, with_goal
+from pruning.study.compare import fine_tuned, over_seeds, stability, with_goal
 from pruning.study.search import TOLERANCE, bracket
+from pruning.study.spread import Spread
 from pruning.training.methods import METHODS
 
 FAST = ("--set", "batch_size=20")
@@ -260,10 +261,10 @@ def test_stability_follows_the_definition() -> None:
 
 
 def test_spreads() -> None:
-    assert spread([1.0, 2.0, 3.0]) == Spread(2.0, 1.0, 3)
-    assert spread([1.5]) == Spread(1.5, None, 1)
-    assert spread([1.0, None]) is None
-    assert spread([1.0, math.inf]) is None
+    assert over_seeds([1.0, 2.0, 3.0]) == Spread(3, 2.0, 1.0, 3.0, 1.0)
+    assert over_seeds([1.5]) == Spread(1, 1.5, 1.5, 1.5, None)
+    assert over_seeds([1.0, None]) is None
+    assert over_seeds([1.0, math.inf]) is None
 
 
 def test_rows_of_a_comparison(workspace: Path) -> None:
@@ -275,10 +276,10 @@ def test_rows_of_a_comparison(workspace: Path) -> None:
     ]  # fmt: skip
     for row in rows:
         kept = round((1 - row["goal"]) * 152)
-        assert row["sparsity"].mean == pytest.approx(1 - kept / 152)
-        assert row["sparsity"].std == pytest.approx(0)
+        assert row["sparsity"].middle == pytest.approx(1 - kept / 152)
+        assert row["sparsity"].deviation == pytest.approx(0)
         assert row["images_per_second"].n == 2
-        assert 0 <= row["stability"].mean <= 1
+        assert 0 <= row["stability"].middle <= 1
         chains = [runs.history(Path(run)) for run in row["runs"]]
         phases = ["train", "retrain"] if row["plan"] == "a" else ["train", "prune", "retrain", "prune", "retrain"]
         assert all([runs.read_phase(p).phase for p in chain] == phases for chain in chains)
@@ -286,8 +287,8 @@ def test_rows_of_a_comparison(workspace: Path) -> None:
             max(runs.read_summary(p)["accuracy"] for p in (chain if row["plan"] == "a" else chain[-1:]))
             for chain in chains
         ]
-        assert row["accuracy"].mean == pytest.approx(sum(best) / 2)
-    assert rows[0]["stability"].mean == 1.0
+        assert row["accuracy"].middle == pytest.approx(sum(best) / 2)
+    assert rows[0]["stability"].middle == 1.0
     again = compare.compare([gmp], [0.5], [0, 1], workspace / "runs", finetune_epochs=1, device="cpu")
     assert again == rows[:1]
 
@@ -298,12 +299,12 @@ def test_a_method_from_a_trained_network_is_compared(workspace: Path) -> None:
         + '[[phases]]\nphase = "retrain"\nmethod = "gsm"\nsparsity = 0.5\nepochs = 2\n', "g", "g"
     )  # fmt: skip
     (row,) = compare.compare([plan], [0.75], [0, 1], workspace / "runs", finetune_epochs=1, device="cpu")
-    assert (row["method"], row["epochs"], row["sparsity"].mean) == ("gsm", 6, pytest.approx(0.75))
+    assert (row["method"], row["epochs"], row["sparsity"].middle) == ("gsm", 6, pytest.approx(0.75))
     chains = [[runs.read_summary(run) for run in runs.history(Path(folder))] for folder in row["runs"]]
     assert [s["phase"] for s in chains[0]] == ["train", "retrain", "retrain"]
     expected = [stability(chain[1]["accuracy_before_prune"], chain[1]["accuracy"]) for chain in chains]
-    assert row["stability"].mean == pytest.approx(sum(expected) / 2)
-    assert row["accuracy"].mean == pytest.approx(sum(max(s["accuracy"] for s in chain[1:]) for chain in chains) / 2)
+    assert row["stability"].middle == pytest.approx(sum(expected) / 2)
+    assert row["accuracy"].middle == pytest.approx(sum(max(s["accuracy"] for s in chain[1:]) for chain in chains) / 2)
 
 
 def test_outcomes_are_searched_for(workspace: Path) -> None:
@@ -317,7 +318,7 @@ def test_outcomes_are_searched_for(workspace: Path) -> None:
     options = [runs.train_settings(Path(run)).method_options for run in row["runs"]]
     assert options == [{"s_init": told[-1][2].value}] * 3
     assert row["setting"] == {"s_init": [told[-1][2].value] * 3}
-    assert row["sparsity"].mean == pytest.approx(0.5, abs=TOLERANCE)
+    assert row["sparsity"].middle == pytest.approx(0.5, abs=TOLERANCE)
     assert {(plan.name, goal) for plan, goal, _ in told} == {("s", 0.5)}
     (own,) = compare.compare([plan], [0.5], [0, 1], workspace / "runs", trials=20, per_seed=True, device="cpu")
     reached = [runs.read_summary(Path(run))["sparsity"] for run in own["runs"]]

@@ -20,7 +20,7 @@ FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 
 # Bottom first. A module imports from lower floors and, on its own floor, inside its own wing only.
 FLOORS = (
-    {"errors", "events", "ops", "seeds", "value_range"},
+    {"errors", "events", "ops", "layers", "seeds", "value_range"},
     {"usercode"},
     {"registry"},
     {"plan"},
@@ -37,7 +37,7 @@ ROOMS = {
     "record": ({"runs"}, {"checkpoint", "environment", "stamp", "kept"}, {"trust"}),
     "deciding": ({"criteria", "allocation", "ablations"}, {"filters", "scoring"}, {"decision"}),
     "training": ({"ramps", "schedules", "masked_weight", "masters"}, {"optim"}, {"methods", "optimizers"}, {"loop"}),
-    "study": ({"search", "sweep", "report", "studies"}, {"compare"}),
+    "study": ({"spread", "studies"}, {"search", "sweep", "report"}, {"compare"}),
 }
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}
 FLOOR |= {f"{wing}.{room}": n for wing, rooms in ROOMS.items() for n, names in enumerate(rooms) for room in names}

@@ -18,6 +18,7 @@ import pytest
 from pruning.plan import SCHEMA, PlanError
 from pruning.study import report
 from pruning.study.report import groups, plots, reported, rows, tables
+from pruning.study.spread import Spread, spread
 
 SUMMARY = {
     "schema": SCHEMA, "model": "lenet-5", "data": "digits", "device": "cpu", "backend": "reference", "epochs": 2, "loss": 0.1,
@@ -98,12 +99,12 @@ def section(studied: Path) -> report.Section:
 
 
 def test_spread_by_both_conventions() -> None:
-    assert groups.spread([], "median") is None
-    assert groups.spread([3.0, 1.0, 2.0], "median") == groups.Spread(3, 2.0, 1.0, 3.0)
-    mean = groups.spread([1.0, 3.0], "mean")
+    assert spread([], "median") is None
+    assert spread([3.0, 1.0, 2.0], "median") == Spread(3, 2.0, 1.0, 3.0)
+    mean = spread([1.0, 3.0], "mean")
     assert mean is not None
     assert (mean.n, mean.middle, round(mean.half, 6)) == (2, 2.0, 1.414214)
-    assert groups.spread([1.0], "mean") == groups.Spread(1, 1.0, 1.0, 1.0)
+    assert spread([1.0], "mean") == Spread(1, 1.0, 1.0, 1.0, None)
 
 
 def test_groups_hold_one_result_per_seed(section: report.Section) -> None:

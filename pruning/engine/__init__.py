@@ -17,7 +17,7 @@ from pruning.engine.reading import evaluate_run, load_model, structure
 from pruning.engine.session import Session, open_session, recorded, setting
 from pruning.engine.shrinking import load_shrunk, read_shrunk, shrink_run
 from pruning.events import PhaseDone, PhaseStarted, Warned
-from pruning.plan import SCHEMA, Plan, PlanError, Prune, Retrain, Train, digest
+from pruning.plan import SCHEMA, Phase, Plan, PlanError, Retrain, Train, digest
 from pruning.plan.completion import complete
 from pruning.record import runs, trust
 from pruning.record.environment import environment
@@ -27,8 +27,6 @@ __all__ = [
     "Job", "advance", "dense_schedule", "evaluate_run", "load_model", "load_shrunk", "preview", "read_shrunk", "run",
     "shrink_run", "structure",
 ]  # fmt: skip
-
-Phase = Train | Prune | Retrain
 
 
 def run(plan: Plan | Sequence[Phase], out: Path, parent: Path | None = None, **options: Any) -> list[Path]:

@@ -13,13 +13,11 @@ from pruning.engine.results import load_state
 from pruning.engine.session import Session, Setting, open_session, recorded, setting
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
-from pruning.plan import PlanError, Prune, Retrain, Train, digest, techniques
+from pruning.plan import Phase, PlanError, Prune, Retrain, Train, digest, techniques
 from pruning.plan.completion import complete, method_settings
 from pruning.record import kept, runs
 from pruning.record.stamp import stamp
 from pruning.training import methods
-
-Phase = Train | Prune | Retrain
 
 
 def preview(phases: Sequence[Phase], parent: Path | None, out: Path, **options: Any) -> list[dict[str, Any]]:

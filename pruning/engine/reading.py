@@ -11,6 +11,7 @@ from torch import nn
 from pruning.deciding.filters import filters_kept, neuron_collapse
 from pruning.engine.results import load_masks, load_state, measure, summarize
 from pruning.engine.session import build_recorded, open_session, recorded, setting
+from pruning.layers import TRANSPOSED
 from pruning.masks import Masks, empty_layers, prunable
 from pruning.record import runs
 
@@ -45,11 +46,7 @@ def structure(run: Path | str, trust_code: bool = False) -> dict[str, Any]:
     run = runs.check_run(Path(run))
     network = load_model(run, trust_code=trust_code)
     masks = load_masks(run, network) or Masks.full(prunable(network))
-    swapped = [
-        f"{name}.weight"
-        for name, module in network.named_modules()
-        if isinstance(module, nn.modules.conv._ConvTransposeNd)
-    ]
+    swapped = [f"{name}.weight" for name, module in network.named_modules() if isinstance(module, TRANSPOSED)]
     filters = filters_kept(masks, swapped)
     rows = []
     for name, (kept, total) in masks.counts().items():

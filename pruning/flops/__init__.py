@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pruning.flops.trace import Trace, undisturbed
-from pruning.masks import DTYPES, LAYERS, Masks, count_nonzeros, embeddings, refuse_scripted
+from pruning.layers import NORMS, WEIGHTED
+from pruning.masks import DTYPES, Masks, count_nonzeros, embeddings, refuse_scripted
 from pruning.plan import Convention, PlanError, choices, suggest
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +169,10 @@ def _uncounted(trace: Trace, counted: set[str]) -> list[str]:
     for name, module in trace.modules.items():
         kind = type(module).__name__
         leaf = not any(True for _ in module.children())
-        known = isinstance(module, (*LAYERS, nn.Embedding, nn.EmbeddingBag))
+        known = isinstance(module, (*WEIGHTED, nn.Embedding, nn.EmbeddingBag))
         if trace.other.get(name):
             groups.setdefault(f"{kind} ({', '.join(sorted(trace.other[name]))})", []).append(name)
-        elif trace.called[name] and not known and (isinstance(module, _NORMS) or (leaf and module._parameters)):
+        elif trace.called[name] and not known and (isinstance(module, NORMS) or (leaf and module._parameters)):
             groups.setdefault(kind, []).append(name)
         elif name in trace.layers and name not in counted:
             groups.setdefault(f"{kind}, never used", []).append(name)

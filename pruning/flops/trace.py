@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pruning.masks import DTYPES, LAYERS, weight_keys
+from pruning.layers import WEIGHTED
+from pruning.masks import DTYPES, weight_keys
 from pruning.plan import PlanError
 
 _PRODUCTS = ("convolution", "mm", "bmm", "mv", "addmm", "baddbmm", "addmv")
@@ -52,7 +53,7 @@ class Trace(TorchDispatchMode):
         for name, module in self.modules.items():
             own = [w for key in weight_keys(module) if (w := module._parameters.get(key)) is not None]
             new = [w for w in own if w not in seen]
-            if isinstance(module, (*LAYERS, nn.MultiheadAttention)) and (new or not own):
+            if isinstance(module, (*WEIGHTED, nn.MultiheadAttention)) and (new or not own):
                 self.layers[name] = new
             for weight in (w for w in new if w.dtype in DTYPES):
                 self.memory[weight.untyped_storage().data_ptr()].append((name, weight))
@@ -115,7 +116,7 @@ class Trace(TorchDispatchMode):
         name = self._inside()
         module: Any = self.modules[name]
         own: Any = module._parameters.get("weight", tensor)
-        if not isinstance(module, LAYERS) or own.dtype not in DTYPES:
+        if not isinstance(module, WEIGHTED) or own.dtype not in DTYPES:
             return None, None
         if isinstance(module, nn.Linear):
             size = module.in_features * module.out_features

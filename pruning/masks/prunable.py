@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from pruning.layers import WEIGHTED
 from pruning.plan import PlanError, suggest
 
-LAYERS = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
-)  # fmt: skip
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
@@ -86,7 +84,7 @@ def weight_keys(module: nn.Module) -> list[str]:
         # an unused projection is registered as None; one that is not registered at all is parametrized
         return [key for key in ATTENTION if module._parameters.get(key, module) is not None]
     quantized = type(module).__module__.startswith(_QUANTIZED) and hasattr(module, "weight")
-    return ["weight"] if isinstance(module, LAYERS) or quantized else []
+    return ["weight"] if isinstance(module, WEIGHTED) or quantized else []
 
 
 def _with_parents(name: str) -> list[str]:

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from pruning import seeds, usercode
+from pruning.layers import CHANNEL_NORMS, WEIGHTED
 from pruning.models.check import check
-from pruning.models.lenet import Shape, lenet5, perceptron
+from pruning.models.lenet import lenet5, perceptron
 from pruning.models.libraries import timm_model, torchvision_model
 from pruning.models.resnet import resnet
 from pruning.models.resnet_cifar import resnet_cifar
+from pruning.models.shapes import Shape
 from pruning.models.vgg import vgg
 from pruning.models.wide_resnet import wide_resnet
 from pruning.plan import PlanError, suggest
@@ -53,9 +55,6 @@ FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
     (r"torchvision:(.*)", torchvision_model),
     (r"timm:(.*)", timm_model),
 )
-
-_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-_NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 def build(
@@ -95,10 +94,14 @@ def initialize(model: nn.Module, weight_init: str, norm_init: str) -> None:
     norm_init one: gamma 1, uniform: gamma from U(0, 1); beta 0 in both. "default" leaves what the constructor drew.
     """
     for module in model.modules():
-        if isinstance(module, _LAYERS) and weight_init != "default":
+        if isinstance(module, WEIGHTED) and weight_init != "default":
             fan: Literal["fan_in", "fan_out"] = "fan_in" if weight_init == "he-normal-fan-in" else "fan_out"
             nn.init.kaiming_normal_(module.weight, mode=fan, nonlinearity="relu")
-        if isinstance(module, _NORMS) and norm_init != "default" and module.weight is not None:
+        if (
+            isinstance(module, (*CHANNEL_NORMS, nn.GroupNorm, nn.LayerNorm))
+            and norm_init != "default"
+            and module.weight is not None
+        ):
             nn.init.ones_(module.weight) if norm_init == "one" else nn.init.uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pruning.models.shapes import Shape
 from pruning.plan import PlanError
-
-Shape = tuple[int, ...]
 
 
 def check(model: nn.Module, shape: Shape, classes: int, what: str = "the model") -> None:

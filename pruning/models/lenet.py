@@ -8,9 +8,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning.models.shapes import Shape
 from pruning.plan import PlanError
-
-Shape = tuple[int, ...]
 
 
 class Perceptron(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pruning.models.lenet import Shape
+from pruning.models.shapes import Shape
 from pruning.plan import PlanError, suggest
 
 

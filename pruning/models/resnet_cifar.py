@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning.models.lenet import Shape, scaled
+from pruning.models.lenet import scaled
+from pruning.models.shapes import Shape
 from pruning.plan import PlanError, suggest
 
 SHORTCUTS = ("A", "B", "TF")

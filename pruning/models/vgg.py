@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning.models.lenet import Shape, scaled
+from pruning.models.lenet import scaled
+from pruning.models.shapes import Shape
 from pruning.plan import PlanError, suggest
 
 # depth -> convolutions in each of the five stages, of 64, 128, 256, 512 and 512 channels (Simonyan & Zisserman 2015)

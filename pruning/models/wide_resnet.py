@@ -16,8 +16,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning.models.lenet import Shape, scaled
+from pruning.models.lenet import scaled
 from pruning.models.resnet_cifar import CifarResNet
+from pruning.models.shapes import Shape
 from pruning.plan import PlanError, suggest
 
 FORMS = ("standard", "meliketoy")

@@ -6,17 +6,17 @@ import hashlib
 import json
 
 from pruning.plan.names import SCHEMA
-from pruning.plan.phases import Prune, Retrain, Train
+from pruning.plan.phases import Phase
 
 
-def canonical(phase: Train | Prune | Retrain) -> str:
+def canonical(phase: Phase) -> str:
     """Returns the non-default settings as JSON with sorted keys and no spaces: equal text means equal settings."""
     settings = phase.model_dump(mode="json", exclude_defaults=True)
     settings["phase"] = phase.phase
     return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 
-def digest(phase: Train | Prune | Retrain, parent: str = "") -> str:
+def digest(phase: Phase, parent: str = "") -> str:
     """Returns the run's SHA-256 (64 hex digits) over its parent's digest, the schema number and its settings.
 
     A setting that keeps its default does not enter, so that a new setting with a default renames nothing.

@@ -251,7 +251,7 @@ class Retrain(Settings):
         return self
 
 
-Phase = Annotated[Train | Prune | Retrain, Field(discriminator="phase")]
+Phase = Train | Prune | Retrain
 
 
 PHASES: dict[str, type[Train] | type[Prune] | type[Retrain]] = {"train": Train, "prune": Prune, "retrain": Retrain}

@@ -85,7 +85,7 @@ class Plan(Settings):
     name: str
     summary: str = ""
     citation: str = ""
-    phases: tuple[Phase, ...]
+    phases: tuple[Annotated[Phase, Field(discriminator="phase")], ...]
     expected: dict[str, Any] = Field(default={})
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from pruning.plan import PHASES, SCHEMA, PlanError, Prune, Retrain, Train, make
+from pruning.plan import PHASES, SCHEMA, Phase, PlanError, Train, make
 
 PHASE, ENV, LOG, SUMMARY, LOCK = "phase.json", "env.json", "log.jsonl", "summary.json", "lock"
 WEIGHTS, MASKS, MOMENTA, RESUME = (
@@ -62,7 +62,7 @@ def slug(spec: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{head}{sep}{tail}" if sep else spec).strip("_.-") or "x"
 
 
-def folder_name(phase: Train | Prune | Retrain, root: Train, digest: str) -> str:
+def folder_name(phase: Phase, root: Train, digest: str) -> str:
     """Returns `<model>-<data>-s<seed>-<phase>-<8 hex>`."""
     return f"{slug(root.model)}-{slug(root.data)}-s{root.seed}-{phase.phase}-{digest[:8]}"
 
@@ -158,7 +158,7 @@ def read_record(run: Path) -> dict[str, Any]:
     return read_json(check_run(run, done=False) / PHASE)
 
 
-def read_phase(run: Path) -> Train | Prune | Retrain:
+def read_phase(run: Path) -> Phase:
     """Returns the settings of the run's phase."""
     found = read_record(run).get("settings")
     settings: dict[str, Any] = found if isinstance(found, dict) else {}

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pruning import usercode
-from pruning.plan import CODED, Prune, Retrain, Train, override
+from pruning.plan import CODED, Phase, Train, override
 
-Phase = TypeVar("Phase", bound=Train | Prune | Retrain)
+P = TypeVar("P", bound=Phase)
 
 
-def coded(phase: Train | Prune | Retrain) -> dict[str, str]:
+def coded(phase: Phase) -> dict[str, str]:
     """Returns {key: name} of what a phase names as code of the user's own; keys are as in phase.json's `code`."""
     names: dict[str, Any] = {key: getattr(phase, key) for key in CODED[phase.phase]}
     if isinstance(phase, Train):
@@ -20,7 +20,7 @@ def coded(phase: Train | Prune | Retrain) -> dict[str, str]:
     return {key: name for key, name in names.items() if name is not None and usercode.is_code(name)}
 
 
-def stamp(phase: Phase) -> tuple[Phase, dict[str, str]]:
+def stamp(phase: P) -> tuple[P, dict[str, str]]:
     """Returns the settings with the digests of the user's source files, and the absolute paths of those files."""
     paths: dict[str, str] = {}
     digests: dict[str, Any] = {}
@@ -34,13 +34,13 @@ def stamp(phase: Phase) -> tuple[Phase, dict[str, str]]:
     return (override(phase, digests) if digests else phase), paths
 
 
-def stamped(phase: Train | Prune | Retrain, key: str) -> str | None:
+def stamped(phase: Phase, key: str) -> str | None:
     """Returns the digest that :func:`stamp` gave the phase for a key."""
     found: str | None = getattr(phase, key) if key in ("model_code", "data_code") else phase.code.get(key)
     return found
 
 
-def located(phase: Phase, paths: Mapping[str, str]) -> Phase:
+def located(phase: P, paths: Mapping[str, str]) -> P:
     """Returns the phase with its code named by absolute paths, so that it is found from any folder."""
     changes = {key: place(getattr(phase, key), paths.get(key)) for key in coded(phase) if not key.endswith("_code")}
     return override(phase, changes) if changes else phase

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pruning import engine
 from pruning.events import Warned, silent
-from pruning.plan import Plan, PlanError, Prune, Retrain, Train, make, override
+from pruning.plan import Phase, Plan, PlanError, Prune, Retrain, Train, make, override
 from pruning.record import runs
 from pruning.study import search
+from pruning.study.spread import Spread, spread
 from pruning.training.methods import METHODS
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean over seeds with the sample standard deviation; None of one value."""
-
-    mean: float
-    std: float | None
-    n: int
-
 
 MEASURED = ("images_per_second", "accuracy", "speedup", "sparsity", "stability")
 
@@ -180,7 +169,7 @@ def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
 
 
 def _row(plan: Plan, goal: float | None, results: list[dict[str, Any]]) -> dict[str, Any]:
-    spreads = {key: spread([r[key] for r in results]) for key in MEASURED}
+    spreads = {key: over_seeds([r[key] for r in results]) for key in MEASURED}
     epochs = sum(phase.epochs or plan.train.epochs for phase in plan.phases if not isinstance(phase, Prune))
     runs_of = [r["run"] for r in results]
     return {
@@ -194,14 +183,12 @@ def _row(plan: Plan, goal: float | None, results: list[dict[str, Any]]) -> dict[
     }
 
 
-def spread(values: Sequence[float | None]) -> Spread | None:
+def over_seeds(values: Sequence[float | None]) -> Spread | None:
     """Returns mean and sample standard deviation; None where a value is missing or not finite."""
     known = [value for value in values if value is not None and math.isfinite(value)]
-    if not known or len(known) < len(values):
-        return None
-    return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
+    return spread(known) if len(known) == len(values) else None
 
 
-def _replaced(plan: Plan, phases: Sequence[Train | Prune | Retrain]) -> Plan:
+def _replaced(plan: Plan, phases: Sequence[Phase]) -> Plan:
     settings = {**plan.model_dump(exclude_unset=True, exclude={"phases"}), "phases": list(phases)}
     return make(Plan, settings)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from pruning.deciding.filters.units import NORMS, Units, find_units, trace
+from pruning.deciding.filters.units import Units, find_units, trace
+from pruning.layers import CHANNEL_NORMS
 from pruning.masks import Masks
 from pruning.plan import PlanError
 
@@ -115,7 +116,7 @@ def _reshape(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             module._buffers[key] = value.clone()
         else:
             setattr(module, key, nn.Parameter(value.clone(), module._parameters[key].requires_grad))
-        if isinstance(module, NORMS):
+        if isinstance(module, CHANNEL_NORMS):
             module.num_features = len(value)
         elif key == "weight" and isinstance(module, nn.Linear):
             module.out_features, module.in_features = value.shape

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.deciding.filters.units import NORMS, SOURCES
+from pruning.deciding.filters.units import SOURCES
+from pruning.layers import CHANNEL_NORMS
 from pruning.masks import Masks
 from pruning.plan import PlanError
 
@@ -64,7 +65,7 @@ def _idle(graph: Any, group: Any) -> bool:
         module = dependency.target.module
         if not graph.is_out_channel_pruning_fn(dependency.handler):
             read = True
-        elif isinstance(module, (*SOURCES, *NORMS)):
+        elif isinstance(module, (*SOURCES, *CHANNEL_NORMS)):
             tensors = [t for t in (module.weight, module.bias) if t is not None]
             if not tensors or any(bool(t[list(places)].any()) for t in tensors):
                 return False

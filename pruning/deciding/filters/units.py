@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from pruning.layers import CHANNEL_NORMS, CONVOLUTIONS
 from pruning.masks import prunable
 from pruning.plan import PlanError, suggest
 
-SOURCES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-LAYERS = ("internal", "all")
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+SOURCES = (*CONVOLUTIONS, nn.Linear)
+WHICH = ("internal", "all")
 _ELEMENTWISE: tuple[Any, ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Hardswish,
     nn.Hardtanh, nn.Hardsigmoid, nn.Identity, nn.modules.dropout._DropoutNd,
@@ -108,7 +108,7 @@ def _follow(
         once = module is None or len(calls[str(user.target)]) == 1
         if user.op == "output":
             units.internal, units.output = False, True
-        elif isinstance(module, NORMS) and module.num_features == units.number and once:
+        elif isinstance(module, CHANNEL_NORMS) and module.num_features == units.number and once:
             if alone and units.norm is None:
                 units.norm = str(user.target)
             units.norms.append(str(user.target))
@@ -150,6 +150,6 @@ def _reads(reader: nn.Module, number: int, flat: bool) -> bool:
 
 def eligible(units: dict[str, Units], layers: str = "internal") -> dict[str, Units]:
     """Returns the units that may be pruned: "internal" ones, or "all" but those that are the network's result."""
-    if layers not in LAYERS:
-        raise PlanError(f"layers '{layers}' is unknown{suggest(layers, LAYERS)}; allowed: {', '.join(LAYERS)}")
+    if layers not in WHICH:
+        raise PlanError(f"layers '{layers}' is unknown{suggest(layers, WHICH)}; allowed: {', '.join(WHICH)}")
     return {name: u for name, u in units.items() if (u.internal if layers == "internal" else not u.output)}

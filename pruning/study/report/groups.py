@@ -37,32 +37,6 @@ class Group:
         return [float(summary[key]) for summary in self.done if summary.get(key) is not None]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """n values as their middle and the bounds about it: median with min and max, or mean -+ sample standard deviation."""
-
-    n: int
-    middle: float
-    low: float
-    high: float
-
-    @property
-    def half(self) -> float:
-        """Returns half the distance between the bounds."""
-        return (self.high - self.low) / 2
-
-
-def spread(values: Sequence[float], convention: str) -> Spread | None:
-    """Returns the values' middle and spread, or None where there is no value; the deviation of one value is 0."""
-    if not values:
-        return None
-    if convention == "median":
-        return Spread(len(values), statistics.median(values), min(values), max(values))
-    mean = statistics.fmean(values)
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return Spread(len(values), mean, mean - deviation, mean + deviation)
-
-
 def groups(section: Section, without: Sequence[str] = ()) -> list[Group]:
     """Returns the section's groups, in the order of its axes; `without` leaves an axis out of the series' names."""
     found: dict[tuple[Any, ...], list[Row]] = {}

@@ -7,9 +7,10 @@ from typing import Any
 
 from pruning.record import runs
 from pruning.study.report.figures import Figure, Line, Panel
-from pruning.study.report.groups import Group, Spread, best, by_series, envelope, spread, tuned
+from pruning.study.report.groups import Group, best, by_series, envelope, tuned
 from pruning.study.report.rows import EPOCHS, Section
 from pruning.study.report.tables import percent
+from pruning.study.spread import Spread, spread
 
 ACCURACY = "test accuracy (%)"
 PANELS = 6  # at most; more are thinned out evenly

@@ -12,9 +12,10 @@ import math
 from dataclasses import dataclass
 from importlib import resources
 
-from pruning.study.report.groups import Group, envelope, spread, tuned
+from pruning.study.report.groups import Group, envelope, tuned
 from pruning.study.report.rows import Section
 from pruning.study.report.tables import MISSING, Table
+from pruning.study.spread import spread
 
 COLUMNS = ("paper", "page", "table", "row", "study", "series", "sparsity", "retrain_epochs", "cycles", "metric", "statistic",
            "value", "spread", "n", "note")  # fmt: skip

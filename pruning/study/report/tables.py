@@ -8,8 +8,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pruning.study.report.groups import Group, Spread, by_series, envelope, groups, spread, tuned
+from pruning.study.report.groups import Group, by_series, envelope, groups, tuned
 from pruning.study.report.rows import EPOCHS, Section
+from pruning.study.spread import Spread, spread
 
 MISSING = "missing"
 STATISTIC = {"median": "median (min to max)", "mean": "mean ± sample standard deviation"}

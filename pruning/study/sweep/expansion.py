@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 from pruning import plan as plans
 from pruning.plan import (
+    Phase,
     Plan,
     PlanError,
     Prune,
@@ -22,7 +23,7 @@ from pruning.plan import (
     with_epochs,
 )
 from pruning.record import runs
-from pruning.study.sweep.study import Phase, Point, Study, combinations, plan_of
+from pruning.study.sweep.study import Point, Study, combinations, plan_of
 
 FAMILIES = re.compile(r"lenet(-\d+)+|resnet\d+|vgg\d+|wrn-\d+-\d+")  # networks that are named by their size
 _NAMES = (

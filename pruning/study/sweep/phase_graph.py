@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pruning import plan as plans
-from pruning.plan import SCHEMA, PlanError, Prune, Retrain, Train, techniques
+from pruning.plan import SCHEMA, Phase, PlanError, Prune, Retrain, Train, techniques
 from pruning.plan.completion import complete
 from pruning.record import kept, runs
 from pruning.record.stamp import stamp
-from pruning.study.sweep.study import Phase, Point, Study
+from pruning.study.sweep.study import Point, Study
 
 STUDIES, FAILED = "studies", "failed"
 

@@ -35,10 +35,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pruning import plan as plans
-from pruning.plan import Plan, PlanError, Prune, Retrain, Train, make, suggest
+from pruning.plan import Phase, Plan, PlanError, Train, make, suggest
 from pruning.study.sweep.axes import Value, is_number, paths, read_axes
-
-Phase = Train | Prune | Retrain
 
 
 class Study(BaseModel):

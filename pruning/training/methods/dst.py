@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from pruning.layers import TRANSPOSED
 from pruning.training.methods.base import Budget, Options
 from pruning.training.methods.reparametrized import Formula, Reparametrized, group
 from pruning.training.methods.step_function import Threshold
@@ -60,9 +61,7 @@ class DST(Reparametrized):
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns the group of the thresholds."""
-        transposed = {
-            id(module.weight) for module in model.modules() if isinstance(module, nn.modules.conv._ConvTransposeNd)
-        }
+        transposed = {id(module.weight) for module in model.modules() if isinstance(module, TRANSPOSED)}
         self.parametrize(model, lambda weight: Thresholded(weight, int(id(weight) in transposed)))
         return [group((p for f in self.formulas.values() for p in f.parameters()), self.options.threshold_decay)]
 
