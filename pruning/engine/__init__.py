@@ -14,7 +14,7 @@ from typing import Any
 from pruning.engine.lookahead import check_retrain, look_ahead, preview
 from pruning.engine.phases import Job, dense_schedule, prepare
 from pruning.engine.reading import evaluate_run, load_model, structure
-from pruning.engine.session import Session, open_session, recorded, setting
+from pruning.engine.session import Session, open_session, recorded, workbench
 from pruning.engine.shrinking import load_shrunk, read_shrunk, shrink_run
 from pruning.events import PhaseDone, PhaseStarted, Warned
 from pruning.plan import SCHEMA, Phase, Plan, PlanError, Retrain, Train, digest
@@ -88,14 +88,14 @@ def _reuse(session: Session, job: Job) -> Path:
 
 
 def _write_record(job: Job) -> None:
-    code = job.setting.code if isinstance(job.phase, Train) else job.code
+    code = job.bench.code if isinstance(job.phase, Train) else job.code
     record = {
         "schema": SCHEMA,
         "settings": job.phase.model_dump(mode="json"),
         "parent": None if job.parent is None else job.parent.name,
         "digest": job.digest,
         "code": code,
-        "data_dir": job.setting.data_dir,
+        "data_dir": job.bench.data_dir,
     }
     if code and isinstance(job.phase, Train):
         record["seal"] = trust.seal(job.digest, code)
@@ -108,7 +108,7 @@ def _resolve(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
         if parent is not None:
             raise PlanError("a train phase has no parent")
         train, code = stamp(phase)
-        where = setting(session, train, code, None)
+        where = workbench(session, train, code, None)
         name = digest(train)
         return Job(train, None, out / runs.folder_name(train, train, name), name, where, {})
     if parent is None:
@@ -122,5 +122,5 @@ def _resolve(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
     train, code, data_dir = recorded(session, parent)
     phase, own = stamp(complete(phase, train))
     name = digest(phase, runs.read_record(parent)["digest"])
-    where = setting(session, train, code, data_dir)
+    where = workbench(session, train, code, data_dir)
     return Job(phase, parent, out / runs.folder_name(phase, train, name), name, where, own)

@@ -9,7 +9,7 @@ from torch import nn
 from pruning.deciding.ablations import ABLATIONS
 from pruning.deciding.criteria import CRITERIA
 from pruning.deciding.decision import Batch, Decision, put
-from pruning.engine.session import Session, Setting
+from pruning.engine.session import Session, Workbench
 from pruning.masks import Masks, keep_count, prunable
 from pruning.plan import PlanError, Prune
 from pruning.record import kept, runs
@@ -27,7 +27,7 @@ def source(phase: Prune, parent: Path) -> Path | None:
     return kept.kept_state(parent, phase.at_epoch, phase.at_step, "pruning is asked for at")
 
 
-def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> None:
+def check(bench: Workbench, network: nn.Module, phase: Prune, present: Masks | None) -> None:
     """Raises PlanError where the phase cannot be done to the network."""
     asked = Decision.of(phase)
     weights = prunable(network, asked.exclude)
@@ -38,10 +38,10 @@ def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | N
         )
     if phase.recalibrate != "none" and not any(name.endswith("running_mean") for name, _ in network.named_buffers()):
         raise PlanError(
-            f"recalibrate '{phase.recalibrate}' renews running statistics; model '{setting.train.model}' has none; allowed: none"
+            f"recalibrate '{phase.recalibrate}' renews running statistics; model '{bench.train.model}' has none; allowed: none"
         )
     if asked.filters is not None:
-        asked.decide(network, masks=present, generator=generator(setting.train.seed, "scores"))
+        asked.decide(network, masks=present, generator=generator(bench.train.seed, "scores"))
         return
     total = sum(w.numel() for w in weights.values())
     kept = total if present is None else present.kept
@@ -49,30 +49,30 @@ def check(setting: Setting, network: nn.Module, phase: Prune, present: Masks | N
         raise PlanError(f"sparsity {asked.sparsity:g} is less than the present sparsity, {1 - kept / total:g}")
     asked.share(weights, present)
     asked.check()
-    _sample(setting, phase)
+    _sample(bench, phase)
 
 
-def masks(session: Session, setting: Setting, network: nn.Module, phase: Prune, present: Masks | None) -> Masks:
+def masks(session: Session, bench: Workbench, network: nn.Module, phase: Prune, present: Masks | None) -> Masks:
     """Returns the masks that the phase asks for, within the present ones."""
     asked = Decision.of(phase)
     return asked.decide(
         network,
         masks=present,
-        batch=None if asked.filters else _sample(setting, phase),
-        generator=generator(setting.train.seed, "scores"),
+        batch=None if asked.filters else _sample(bench, phase),
+        generator=generator(bench.train.seed, "scores"),
         tell=session.tell,
     )
 
 
-def put_on(setting: Setting, network: nn.Module, phase: Prune, masks: Masks) -> bool:
+def put_on(bench: Workbench, network: nn.Module, phase: Prune, masks: Masks) -> bool:
     """Puts the masks on the network; returns whether it keeps its weights, which the ablation "reinit" draws anew."""
     ablation = None if phase.ablation is None else ABLATIONS.find(phase.ablation)
-    return put(network, masks, ablation, lambda: setting.build(derive(setting.train.seed, "ablation", "reinit")))
+    return put(network, masks, ablation, lambda: bench.build(derive(bench.train.seed, "ablation", "reinit")))
 
 
-def _sample(setting: Setting, phase: Prune) -> Batch | None:
+def _sample(bench: Workbench, phase: Prune) -> Batch | None:
     """Returns what the criterion scores: a class-balanced sample of training images, one image for its shape, or none."""
     needs = CRITERIA.find(phase.criterion).needs
     if needs == "labels":
-        return setting.data.balanced(phase.samples_per_class or SAMPLES_PER_CLASS, setting.train.seed)
-    return setting.data.example() if needs == "inputs" else None
+        return bench.data.balanced(phase.samples_per_class or SAMPLES_PER_CLASS, bench.train.seed)
+    return bench.data.example() if needs == "inputs" else None

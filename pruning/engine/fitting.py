@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pruning.engine.session import Session, Setting
+from pruning.engine.session import Session, Workbench
 from pruning.engine.tracking import tracker
 from pruning.events import EpochDone, PhaseStarted
 from pruning.masks import Masks
@@ -67,7 +67,7 @@ def load_optimizer_state(
 
 def fit_in(
     session: Session,
-    setting: Setting,
+    bench: Workbench,
     run: Path,
     network: nn.Module,
     *,
@@ -87,15 +87,15 @@ def fit_in(
     `extra` is what the method returned when it was attached. The training starts at `first_step` of `epochs` epochs; the
     states after the epochs of `keep` and the steps of `keep_steps` are kept.
     """
-    train = setting.located
-    steps = setting.data.steps_per_epoch(train.batch_size)
+    train = bench.located
+    steps = bench.data.steps_per_epoch(train.batch_size)
     optimizer = make_optimizer(network, train, extra)
     method.bind(network, optimizer)
     load_optimizer_state(optimizer, network, momenta, method.masks)
     first = first_step // steps
     resume = run / runs.RESUME
     if resume.exists():
-        tensors, notes = checkpoint.load(resume, setting.device)
+        tensors, notes = checkpoint.load(resume, bench.device)
         first = int(notes["epoch"])
         first_step = first * steps
         checkpoint.restore(network, _part(tensors, _MODEL), resume)
@@ -135,14 +135,14 @@ def fit_in(
 
     loop.fit(
         network,
-        setting.data,
+        bench.data,
         optimizer,
         lr,
         epochs=epochs,
         batch_size=train.batch_size,
         seed=derive(train.seed, "cycle", cycle),
         method=method,
-        device=setting.device,
+        device=bench.device,
         first_step=first_step,
         precision=train.precision,
         label_smoothing=train.label_smoothing,

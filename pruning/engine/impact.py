@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from pruning.engine import decide
 from pruning.engine.fitting import split_state
-from pruning.engine.session import Setting
+from pruning.engine.session import Workbench
 from pruning.plan import PlanError, Prune
 from pruning.record import checkpoint, runs
 from pruning.training import loop, schedules
 
 
-def impact(setting: Setting, run: Path, network: nn.Module, schedule: str) -> float | None:
+def impact(bench: Workbench, run: Path, network: nn.Module, schedule: str) -> float | None:
     """Returns d1 of the last pruning in the run's history (Zimmer et al. 2023, equations 1 and 3); None where `schedule` needs
     none.
 
@@ -31,8 +31,8 @@ def impact(setting: Setting, run: Path, network: nn.Module, schedule: str) -> fl
     accuracies = []
     for file in (before, after):
         checkpoint.restore(network, _weights(file), file)
-        batches = setting.data.batches("train", loop.EVALUATION_BATCH)
-        accuracies.append(loop.evaluate(network, batches, setting.device, setting.train.precision)[0])
+        batches = bench.data.batches("train", loop.EVALUATION_BATCH)
+        accuracies.append(loop.evaluate(network, batches, bench.device, bench.train.precision)[0])
     return schedules.accuracy_impact(*accuracies)
 
 

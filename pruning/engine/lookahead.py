@@ -10,7 +10,7 @@ from torch import nn
 
 from pruning.engine import decide
 from pruning.engine.results import load_state
-from pruning.engine.session import Session, Setting, open_session, recorded, setting
+from pruning.engine.session import Session, Workbench, open_session, recorded, workbench
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import Phase, PlanError, Prune, Retrain, Train, digest, techniques
@@ -44,7 +44,7 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
         name = runs.read_record(parent)["digest"]
         masked = (parent / runs.MASKS).exists()
         sparsity = runs.read_summary(parent)["sparsity"]
-    where = setting(session, train, code, data_dir)
+    where = workbench(session, train, code, data_dir)
     network = where.build(train.seed)
     where.check(network)
     check_goals(phases, where, network, None if parent is None else load_state(parent, network)[0])
@@ -90,7 +90,7 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
     return rows
 
 
-def check_goals(phases: Sequence[Phase], where: Setting, network: nn.Module, present: Masks | None) -> None:
+def check_goals(phases: Sequence[Phase], where: Workbench, network: nn.Module, present: Masks | None) -> None:
     """Raises PlanError where a pruning, or a later cycle of it, cannot be done to the network, whatever it learns before.
 
     Not known before are which filters a ranking of all together leaves, and what another pruning in between leaves.

@@ -14,7 +14,7 @@ from pruning.engine import decide
 from pruning.engine.fitting import fit_in, masked_state, optimizer_state, split_state
 from pruning.engine.impact import impact
 from pruning.engine.results import accuracy_on_test, load_state, measure, summarize
-from pruning.engine.session import Session, Setting
+from pruning.engine.session import Session, Workbench
 from pruning.events import PhaseStarted
 from pruning.masks import Masks, prunable
 from pruning.plan import PlanError, Prune, Retrain, Train, techniques
@@ -36,24 +36,24 @@ class Job:
     parent: Path | None
     folder: Path
     digest: str
-    setting: Setting
+    bench: Workbench
     code: dict[str, str]  # absolute paths of the source files that the phase itself names, beside the training's
 
 
 def prepare(session: Session, job: Job) -> Callable[[], dict[str, Any]]:
     """Returns the function that does the phase's work; all that can be refused is refused here."""
     if isinstance(job.phase, Train):
-        return _prepare_train(session, job, job.setting.located)
+        return _prepare_train(session, job, job.bench.located)
     if isinstance(job.phase, Prune):
         return _prepare_prune(session, job, located(job.phase, job.code))
     return _prepare_retrain(session, job, located(job.phase, job.code))
 
 
 def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dict[str, Any]]:
-    network = job.setting.build(phase.seed)
-    job.setting.check(network)
+    network = job.bench.build(phase.seed)
+    job.bench.check(network)
     prunable(network, phase.exclude)  # refuses a network in which nothing can be pruned or counted
-    steps = job.setting.data.steps_per_epoch(phase.batch_size)
+    steps = job.bench.data.steps_per_epoch(phase.batch_size)
     if late := [k for k in phase.keep_steps if k > phase.epochs * steps]:
         raise PlanError(f"keep_steps {late[0]} lies beyond the last step, {phase.epochs * steps}")
     method = methods.for_training(phase, steps)
@@ -63,10 +63,10 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
 
     def make() -> dict[str, Any]:
         optimizer = fit_in(
-            session, job.setting, job.folder, network, phase="train", cycle=0, epochs=phase.epochs, lr=lr,
+            session, job.bench, job.folder, network, phase="train", cycle=0, epochs=phase.epochs, lr=lr,
             method=method, extra=extra, momenta={}, keep=phase.keep_epochs, keep_steps=phase.keep_steps,
         )  # fmt: skip
-        before = None if phase.method == "none" else accuracy_on_test(job.setting, network)
+        before = None if phase.method == "none" else accuracy_on_test(job.bench, network)
         return _ended(job, network, method, optimizer, before, epochs=phase.epochs)
 
     return make
@@ -74,21 +74,21 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
 
 def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dict[str, Any]]:
     assert job.parent is not None
-    network = job.setting.build(job.setting.train.seed)
+    network = job.bench.build(job.bench.train.seed)
     present, momenta = load_state(job.parent, network)
     if (source := decide.source(phase, job.parent)) is not None:
         weights, momenta = split_state(checkpoint.load(source)[0])
         checkpoint.restore(network, weights, source)
-    decide.check(job.setting, network, phase, present)
+    decide.check(job.bench, network, phase, present)
 
     def make() -> dict[str, Any]:
         session.tell(PhaseStarted(str(job.folder), "prune", 0, 0))
-        masks = decide.masks(session, job.setting, network, phase, present)
-        keeps = decide.put_on(job.setting, network, phase, masks)
+        masks = decide.masks(session, job.bench, network, phase, present)
+        keeps = decide.put_on(job.bench, network, phase, masks)
         if phase.recalibrate == "one-pass":
-            train = job.setting.train
+            train = job.bench.train
             recalibrate(
-                network, job.setting.data, batch_size=train.batch_size, seed=train.seed, device=job.setting.device,
+                network, job.bench.data, batch_size=train.batch_size, seed=train.seed, device=job.bench.device,
                 precision=train.precision,
             )  # fmt: skip
         return _finish(job, network, masks, masked_state(momenta, masks) if keeps else {}, epochs=0)
@@ -98,15 +98,15 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
 
 def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[], dict[str, Any]]:
     assert job.parent is not None
-    train = job.setting.located
-    network = job.setting.build(train.seed)
+    train = job.bench.located
+    network = job.bench.build(train.seed)
     masks, momenta = load_state(job.parent, network)
     source = kept.find_state(phase, runs.history(job.parent)[0], train.epochs)
     if source is not None:
         weights, momenta = split_state(checkpoint.load(source)[0])
         checkpoint.restore(network, weights, source)
     elif techniques.TECHNIQUES.find(phase.technique).weights == "fresh":
-        network, momenta = job.setting.build(derive(train.seed, "reinit")), {}
+        network, momenta = job.bench.build(derive(train.seed, "reinit")), {}
     if phase.optimizer_state == "reset":
         momenta = {}
     schedule = schedules.RETRAIN_SCHEDULES.find(name := techniques.schedule(phase))
@@ -114,7 +114,7 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
         raise PlanError(f"schedule '{name}' needs schedule_lr, its initial rate")
     cycle = sum(isinstance(runs.read_phase(p), Retrain) for p in runs.history(job.parent)) + 1
     epochs = techniques.epochs(phase, train.epochs)
-    per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
+    per_epoch = job.bench.data.steps_per_epoch(train.batch_size)
     first_step = phase.rewind_step or 0
     if first_step >= epochs * per_epoch:
         raise PlanError(
@@ -135,10 +135,10 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
 
     def make() -> dict[str, Any]:
         optimizer = fit_in(
-            session, job.setting, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs, first_step=first_step,
+            session, job.bench, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs, first_step=first_step,
             lr=_retrain_schedule(job, phase), method=method, extra=extra, momenta=momenta,
         )  # fmt: skip
-        before = None if phase.method == "none" else accuracy_on_test(job.setting, network)
+        before = None if phase.method == "none" else accuracy_on_test(job.bench, network)
         done = epochs - first_step // per_epoch
         return _ended(job, network, method, optimizer, before, epochs=done)
 
@@ -171,8 +171,8 @@ def dense_schedule(train: Train, steps_per_epoch: int) -> Callable[[int], float]
 
 def _retrain_schedule(job: Job, phase: Retrain) -> Callable[[int], float]:
     assert job.parent is not None
-    train = job.setting.located
-    per_epoch = job.setting.data.steps_per_epoch(train.batch_size)
+    train = job.bench.located
+    per_epoch = job.bench.data.steps_per_epoch(train.batch_size)
     name = techniques.schedule(phase)
     if phase.rewind_step is not None:
         return dense_schedule(train, per_epoch)
@@ -181,7 +181,7 @@ def _retrain_schedule(job: Job, phase: Retrain) -> Callable[[int], float]:
         original=dense_schedule(train, per_epoch),
         total_steps=train.epochs * per_epoch,
         steps=techniques.epochs(phase, train.epochs) * per_epoch,
-        impact=impact(job.setting, job.parent, job.setting.build(train.seed), name),
+        impact=impact(job.bench, job.parent, job.bench.build(train.seed), name),
         warmup_steps=round(train.warmup_epochs * per_epoch),
         lr=phase.schedule_lr,
         warmup=phase.schedule_warmup or 0.0,
@@ -202,11 +202,11 @@ def _finish(
     checkpoint.save(job.folder / runs.WEIGHTS, state)
     checkpoint.save(job.folder / runs.MOMENTA, momenta)
     records = runs.log(job.folder)
-    measured = measure(job.setting, network, masks)
+    measured = measure(job.bench, network, masks)
     trained = sum(r["train_seconds"] for r in records)
-    images = job.setting.data.sizes["train"] * len(records)
+    images = job.bench.data.sizes["train"] * len(records)
     return summarize(
-        job.setting,
+        job.bench,
         job.folder,
         job.phase.phase,
         measured,

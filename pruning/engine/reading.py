@@ -10,7 +10,7 @@ from torch import nn
 
 from pruning.deciding.filters import filters_kept, neuron_collapse
 from pruning.engine.results import load_masks, load_state, measure, summarize
-from pruning.engine.session import build_recorded, open_session, recorded, setting
+from pruning.engine.session import build_recorded, open_session, recorded, workbench
 from pruning.layers import TRANSPOSED
 from pruning.masks import Masks, empty_layers, prunable
 from pruning.record import runs
@@ -30,7 +30,7 @@ def evaluate_run(run: Path | str, **options: Any) -> dict[str, Any]:
     session = open_session(**options)
     run = runs.check_run(Path(run))
     train, code, data_dir = recorded(session, run)
-    where = setting(session, train, code, data_dir)
+    where = workbench(session, train, code, data_dir)
     network = where.build(train.seed)
     masks, _ = load_state(run, network)
     started = time.perf_counter()

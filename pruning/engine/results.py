@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pruning import ops
 from pruning.deciding.filters import densities
-from pruning.engine.session import Setting
+from pruning.engine.session import Workbench
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import SCHEMA, PlanError
@@ -18,14 +18,14 @@ from pruning.record import checkpoint, runs
 from pruning.training import loop
 
 
-def measure(setting: Setting, network: nn.Module, masks: Masks | None, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
+def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
     """Returns the network's accuracies, loss, sparsity and MACs.
 
     Sparsity is over the masked tensors; of a dense network it is 0 over all prunable ones. `accuracy` and `loss` are of the
     test images, `speedup` is dense over nonzero MACs: theoretical. Where filters are gone, `sparsity_with_inputs` also counts
     the weights that would read them.
     """
-    data, device, precision = setting.data, setting.device, setting.train.precision
+    data, device, precision = bench.data, bench.device, bench.train.precision
     accuracy, loss = loop.evaluate(network, data.batches("test", loop.EVALUATION_BATCH), device, precision)
     val_accuracy = None
     if data.sizes["validation"]:
@@ -56,26 +56,26 @@ def measure(setting: Setting, network: nn.Module, masks: Masks | None, exclude: 
     }
 
 
-def accuracy_on_test(setting: Setting, network: nn.Module) -> float:
+def accuracy_on_test(bench: Workbench, network: nn.Module) -> float:
     """Returns the network's accuracy on the test images, as it stands."""
-    batches = setting.data.batches("test", loop.EVALUATION_BATCH)
-    return loop.evaluate(network, batches, setting.device, setting.train.precision)[0]
+    batches = bench.data.batches("test", loop.EVALUATION_BATCH)
+    return loop.evaluate(network, batches, bench.device, bench.train.precision)[0]
 
 
-def summarize(setting: Setting, run: Path, phase: str, measured: dict[str, Any], **more: Any) -> dict[str, Any]:
+def summarize(bench: Workbench, run: Path, phase: str, measured: dict[str, Any], **more: Any) -> dict[str, Any]:
     """Returns the whole of summary.json: the result's keys, layer counts, and what a reader needs to build the network."""
     summary = {
         "schema": SCHEMA,
         "run": run.name,
         "phase": phase,
-        "model": setting.train.model,
-        "data": setting.train.data,
-        "seed": setting.train.seed,
-        "device": str(setting.device),
-        "backend": ops.backend(setting.device),
+        "model": bench.train.model,
+        "data": bench.train.data,
+        "seed": bench.train.seed,
+        "device": str(bench.device),
+        "backend": ops.backend(bench.device),
         **measured,
-        "input": list(setting.data.shape),
-        "classes": setting.data.classes,
+        "input": list(bench.data.shape),
+        "classes": bench.data.classes,
         **more,
     }
     if not math.isfinite(summary["loss"]):

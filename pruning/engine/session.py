@@ -31,8 +31,8 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """A training's settings made real: its data on the device and a way to build its network."""
+class Workbench:
+    """What a run works with: a training's settings made real, its data on the device and a way to build its network."""
 
     train: Train
     code: dict[str, str]  # absolute paths of the user's source files, by key of phase.json's `code`
@@ -133,8 +133,8 @@ def recorded(session: Session, run: Path) -> tuple[Train, dict[str, str], str | 
     return train, code, record.get("data_dir")
 
 
-def setting(session: Session, train: Train, code: dict[str, str], data_dir: str | None) -> Setting:
-    """Returns the setting with its data loaded; the session's data folder, where given, goes before the recorded one."""
+def workbench(session: Session, train: Train, code: dict[str, str], data_dir: str | None) -> Workbench:
+    """Returns the workbench with its data loaded; the session's data folder, where given, goes before the recorded one."""
     where = session.data_dir or (Path(data_dir) if data_dir else None)
     keys = ("data", "data_options", "split", "augment", "normalize", "seed")
     key = json.dumps([train.model_dump(include=set(keys)), str(where), code.get("data_code")], sort_keys=True)
@@ -153,7 +153,7 @@ def setting(session: Session, train: Train, code: dict[str, str], data_dir: str 
         train.data == "digits" or train.data_code
     )  # these read no folder of their own accord
     absolute = str(data_folder(where).resolve()) if stored else None
-    return Setting(train, code, absolute, session.loaded[key], session.device)
+    return Workbench(train, code, absolute, session.loaded[key], session.device)
 
 
 def build_recorded(session: Session, run: Path) -> nn.Module:

@@ -118,7 +118,7 @@ def _driven(plans: Sequence[Plan], goals: Sequence[float], trials: int, by: str 
             f"there is nothing to search for: the sparsity of '{plans[0].name}' is no outcome of its settings"
         )
     having = [plan for plan in outcomes if by in METHODS.find(method_of(plan)).drives]
-    return {plan.name: search.setting(plan.train, by if plan in having or not having else None)[0] for plan in outcomes}
+    return {plan.name: search.driven(plan.train, by if plan in having or not having else None)[0] for plan in outcomes}
 
 
 def _searched(

@@ -147,7 +147,7 @@ def find(
         raise PlanError(f"target sparsity must lie between 0 and 1, not {goal:g}")
     if trials < 1:
         raise PlanError(f"a search needs at least 1 trial, not {trials}")
-    name, drive, start = setting(train, by)
+    name, drive, start = driven(train, by)
     wanted = [train.seed] if seeds is None else list(seeds)
     done: list[Trial] = []
 
@@ -179,7 +179,7 @@ def find(
     )
 
 
-def setting(train: Train, by: str | None) -> tuple[str, Drive, float]:
+def driven(train: Train, by: str | None) -> tuple[str, Drive, float]:
     """Returns the name of the option that the search moves, how it acts, and where it starts; PlanError where there is none."""
     entry = METHODS.find(train.method)
     drives = entry.drives
