@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -46,3 +47,12 @@ def apply(model: Callable[..., Any], x: Any) -> Any:
 def shapes(x: Any) -> Any:
     """Returns x with every tensor [n, ...] replaced by its shape without the batch."""
     return each(lambda t: tuple(t.shape[1:]), x)
+
+
+def of_shape(shape: Any, make: Callable[..., Tensor] = torch.zeros, number: int = 1) -> Any:
+    """Returns a batch of `number` examples of what :func:`shapes` gave, also after a way through JSON."""
+    if isinstance(shape, Mapping):
+        return {key: of_shape(inner, make, number) for key, inner in shape.items()}
+    if all(isinstance(size, int) for size in shape):
+        return make(number, *shape)
+    return tuple(of_shape(inner, make, number) for inner in shape)
