@@ -50,7 +50,7 @@ def compare_plans(
             rich_help_panel=options.METHODS,
         ),
     ] = False,
-    finetune_epochs: options.FinetuneEpochs = 0,
+    finetune_epochs: options.FinetuneEpochs = None,
     settings: options.Set = None,
     out: options.Out = Path("runs"),
     device: options.Device = "auto",

@@ -193,8 +193,13 @@ Schedule = Annotated[
     named(plan.RetrainSchedule, "Learning-rate schedule in place of the technique's own.", RETRAINING),
 ]
 RetrainEpochs = Annotated[
-    int | None,
-    Option("--epochs", help="Length of the retraining." + default("that of the training"), rich_help_panel=RETRAINING),
+    str | None,
+    Option(
+        "--epochs",
+        metavar="N",
+        help="Length of the retraining, in epochs (10, 0.25) or steps ('500 steps')." + default("that of the training"),
+        rich_help_panel=RETRAINING,
+    ),
 ]
 Method = Annotated[
     str | None,
@@ -225,10 +230,9 @@ SearchBy = Annotated[
     ),
 ]
 FinetuneEpochs = Annotated[
-    int,
+    str | None,
     Option(
         metavar="N",
-        min=0,
         help="Epochs of fine-tuning after a training with a method, at its least learning rate.",
         rich_help_panel=METHODS,
     ),

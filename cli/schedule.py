@@ -10,6 +10,7 @@ import typer
 
 from pruning import plan
 from pruning.plan import PlanError, RetrainSchedule, Train, choices
+from pruning.plan.lengths import in_steps, known_epochs
 from pruning.record import runs
 from pruning.training.schedules import RETRAIN_SCHEDULES, tuned
 
@@ -35,9 +36,11 @@ def schedule(
         ),
     ] = None,
     epochs: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Length of the retraining." + options.default("that of the training"), rich_help_panel=RETRAINING
+            metavar="N",
+            help="Length of the retraining, in epochs or steps." + options.default("that of the training"),
+            rich_help_panel=RETRAINING,
         ),
     ] = None,
     impact: Annotated[
@@ -66,8 +69,10 @@ def schedule(
         ),
     ] = None,
     original_epochs: Annotated[
-        int | None,
-        typer.Option(help="Its length." + options.default("200"), rich_help_panel=ORIGINAL),
+        str | None,
+        typer.Option(
+            metavar="N", help="Its length, in epochs or steps." + options.default("200"), rich_help_panel=ORIGINAL
+        ),
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Its first rate." + options.default("0.1"), rich_help_panel=ORIGINAL)
@@ -137,7 +142,8 @@ def schedule(
     train, per_epoch, own_impact = _original(source, flags, adaptive, trust_code)
     per_epoch = steps_per_epoch or per_epoch or 100
     original = engine.dense_schedule(train, per_epoch)
-    length = train.epochs if epochs is None else epochs
+    length = plan.make(plan.Retrain, given(epochs=epochs)).epochs or train.epochs
+    total, steps_after = in_steps(train.epochs, per_epoch), in_steps(length, per_epoch)
     d1 = own_impact if impact is None else impact
     if impact is not None and not 0 <= impact <= 1:
         raise PlanError(f"impact must lie in [0, 1], not {impact:g}")
@@ -150,8 +156,8 @@ def schedule(
         name: schedules.retraining(
             name,
             original,
-            total_steps=train.epochs * per_epoch,
-            steps=length * per_epoch,
+            total_steps=total,
+            steps=steps_after,
             impact=d1 if RETRAIN_SCHEDULES.find(name).impact and (name != "accallr" or impact is not None) else None,
             warmup_steps=round(train.warmup_epochs * per_epoch),
             lr=schedule_lr if name in TUNED else None,
@@ -159,11 +165,11 @@ def schedule(
         )
         for name in wanted
     }
-    steps = sorted(set(step or _spaced(length * per_epoch, 11)))
-    if steps[-1] >= length * per_epoch:
-        raise PlanError(f"step {steps[-1]} lies beyond the last step of the retraining, {length * per_epoch - 1}")
+    steps = sorted(set(step or _spaced(steps_after, 11)))
+    if steps[-1] >= steps_after:
+        raise PlanError(f"step {steps[-1]} lies beyond the last step of the retraining, {steps_after - 1}")
     if plot is not None:
-        _draw(plot, found, original, train.epochs, length, per_epoch)
+        _draw(plot, found, original, total, steps_after, per_epoch)
     if json:
         emit_json(
             {
@@ -180,7 +186,7 @@ def schedule(
         )
         return
     screen = Screen(quiet=quiet)
-    screen.table(*tables.rates(found, steps, per_epoch, length))
+    screen.table(*tables.rates(found, steps, per_epoch, length, steps_after))
     if plot is not None:
         emit(plot)
     elif not screen.stdout_is_terminal:
@@ -202,8 +208,9 @@ def _original(
     """Returns (the original training, its steps in an epoch where known, the impact of the run's last pruning or None)."""
     if source is None:
         settings = {"epochs": 200, "lr": 0.1, **flags}
-        if settings.get("schedule", "stepped") == "stepped" and type(settings["epochs"]) is int:
-            settings.setdefault("milestones", (0.45 * settings["epochs"], 0.9 * settings["epochs"]))
+        whole = known_epochs(plan.make(Train, {"model": "any", "data": "any", "epochs": settings["epochs"]}).epochs)
+        if settings.get("schedule", "stepped") == "stepped" and whole is not None:
+            settings.setdefault("milestones", (0.45 * whole, 0.9 * whole))
         return plan.make(Train, {"model": "any", "data": "any", **settings}), None, None
     if flags:
         raise PlanError(f"'{next(iter(flags))}' cannot be given with --from, whose training has its own")
@@ -240,14 +247,14 @@ def _spaced(total: int, number: int) -> list[int]:
 
 
 def _draw(
-    path: Path, found: Mapping[str, Schedule], original: Schedule, original_epochs: int, epochs: int, per_epoch: int
+    path: Path, found: Mapping[str, Schedule], original: Schedule, total: int, steps_after: int, per_epoch: int
 ) -> None:
     from pruning.study.report.figures import Figure, Line, Panel, save
 
     def line(name: str, rate: Schedule, length: int) -> Line:
-        steps = _spaced(length * per_epoch, POINTS)
+        steps = _spaced(length, POINTS)
         return Line(name, [s / per_epoch for s in steps], [rate(s) for s in steps])
 
-    before = Panel([line("original", original, original_epochs)], "original training")
-    after = Panel([line(name, rate, epochs) for name, rate in found.items()], "retraining", first=1)
+    before = Panel([line("original", original, total)], "original training")
+    after = Panel([line(name, rate, steps_after) for name, rate in found.items()], "retraining", first=1)
     save(Figure("schedules", "Learning rates", "epoch", "learning rate", [before, after]), path)

@@ -51,7 +51,7 @@ class Screen:
         )
         self.phases = phases
         self.phase = 0  # how many have begun
-        self.epochs = 0
+        self.epochs: float = 0
         self.present: TaskID | None = None
         self.named: dict[str, TaskID] = {}
 
@@ -86,7 +86,7 @@ class Screen:
             return
         if self.bars.disable and event.epochs:
             resumed = f", resumed after epoch {event.epoch}" if event.epoch else ""
-            self.line(f"{event.phase:<8}{escape(event.run)}: {event.epochs} epochs, {event.steps} steps{resumed}")
+            self.line(f"{event.phase:<8}{escape(event.run)}: {event.epochs:g} epochs, {event.steps} steps{resumed}")
         name = f"{self.phase}/{self.phases} {event.phase}" if self.phases > 1 else event.phase
         self.present = self.bars.add_task(name, total=event.steps or None, unit="steps", note="")
 
@@ -107,7 +107,7 @@ class Screen:
         facts.append("done before" if event.reused else duration(result.get("seconds")))
         self.line(f"{result.get('phase') or '':<8}{escape(event.run)}: {', '.join(facts)}")
 
-    def board(self, bars: Mapping[str, tuple[int, int, str, str]]) -> None:
+    def board(self, bars: Mapping[str, tuple[float, float, str, str]]) -> None:
         """Shows exactly these bars, {name: (done, total, unit, note)}; where there is no terminal, nothing."""
         for name in [name for name in self.named if name not in bars]:
             self.bars.remove_task(self.named.pop(name))
@@ -151,8 +151,8 @@ class Screen:
         self.console.print(table)
 
 
-def _note(record: dict[str, object], epochs: int) -> str:
-    parts = [f"epoch {record.get('epoch')}/{epochs}"]
+def _note(record: dict[str, object], epochs: float) -> str:
+    parts = [f"epoch {record.get('epoch')}/{epochs:g}"]
     for key, name in (("train_loss", "loss"), ("val_accuracy", "val. acc."), ("val_metric", "val. metric")):
         value = record.get(key)
         if key == "val_metric" and record.get("val_accuracy") is not None:

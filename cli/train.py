@@ -28,9 +28,11 @@ def train(
     model: options.Model = None,
     data: options.Data = None,
     epochs: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            help="Length of the training; milestones and warm-up of a recipe scale along.",
+            metavar="N",
+            help="Length of the training, in epochs (40, 0.25) or steps ('500 steps'); milestones and warm-up of a recipe "
+            "scale along.",
             rich_help_panel=options.TRAINING,
         ),
     ] = None,
@@ -47,7 +49,7 @@ def train(
     ] = None,
     search: options.Search = 0,
     search_by: options.SearchBy = None,
-    finetune_epochs: options.FinetuneEpochs = 0,
+    finetune_epochs: options.FinetuneEpochs = None,
     seed: options.Seed = None,
     settings: options.Set = None,
     out: options.Out = Path("runs"),
@@ -89,7 +91,7 @@ def train(
     if finetune_epochs:
         if phase.method == "none":
             raise typer.BadParameter("--finetune-epochs follows a --method that prunes")
-        phases.append(plan.Retrain(technique="fine-tune", epochs=finetune_epochs))
+        phases.append(plan.make(plan.Retrain, {"technique": "fine-tune", "epochs": finetune_epochs}))
     carry_out(phases, None, out, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
 
 

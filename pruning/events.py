@@ -13,7 +13,7 @@ class PhaseStarted:
 
     run: str
     phase: str
-    epochs: int
+    epochs: float
     steps: int
     epoch: int = 0
     reused: bool = False

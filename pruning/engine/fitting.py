@@ -15,6 +15,7 @@ from pruning.engine.tracking import tracker
 from pruning.events import EpochDone, PhaseStarted
 from pruning.masks import Masks
 from pruning.plan import PlanError
+from pruning.plan.lengths import in_epochs
 from pruning.record import checkpoint, runs
 from pruning.seeds import derive
 from pruning.training import loop
@@ -73,18 +74,18 @@ def fit_in(
     *,
     phase: str,
     cycle: int,
-    epochs: int,
+    total_steps: int,
     lr: Callable[[int], float],
     method: Method,
     extra: list[dict[str, Any]],
     momenta: dict[str, Tensor],
     first_step: int = 0,
-    keep: tuple[int, ...] = (),
+    keep: tuple[int | float, ...] = (),
     keep_steps: tuple[int, ...] = (),
 ) -> torch.optim.Optimizer:
     """Returns the optimizer after training the network inside the run folder, from its resume file where there is one.
 
-    `extra` is what the method returned when it was attached. The training starts at `first_step` of `epochs` epochs; the
+    `extra` is what the method returned when it was attached. The training starts at `first_step` of `total_steps`; the
     states after the epochs of `keep` and the steps of `keep_steps` are kept.
     """
     train = bench.located
@@ -107,7 +108,9 @@ def fit_in(
             run / runs.epoch_file(0), plain_names({**checkpoint.state(network), **method.hidden()}), {"epoch": 0}
         )
     runs.trim_log(run, first)
-    session.tell(PhaseStarted(str(run), phase, epochs, epochs * steps, first))
+    epochs = in_epochs(total_steps, steps)
+    session.tell(PhaseStarted(str(run), phase, epochs, total_steps, first))
+    points = {*keep_steps, *(round(epoch * steps) for epoch in keep if isinstance(epoch, float))}
     track = tracker(session.track, run, first)
     saved = time.perf_counter()
 
@@ -116,7 +119,7 @@ def fit_in(
         checkpoint.save(path, plain_names(tensors), {"epoch": epoch})
 
     def on_step(done: int) -> None:
-        if done in keep_steps:
+        if done in points:
             keep_state(run / runs.step_file(done), done / steps)
 
     def on_epoch(record: dict[str, Any]) -> None:
@@ -126,7 +129,7 @@ def fit_in(
         track(record)
         if epoch in keep:
             keep_state(run / runs.epoch_file(epoch), epoch)
-        if time.perf_counter() - saved > SAVE_EVERY and epoch < epochs:
+        if time.perf_counter() - saved > SAVE_EVERY and record["step"] < total_steps:
             tensors = {f"{_MODEL}{name}": t for name, t in checkpoint.state(network).items()}
             tensors |= {f"{_METHOD}{name}": t for name, t in method.state().items()}
             checkpoint.save(resume, {**tensors, **optimizer_state(optimizer, network)}, {"epoch": epoch})
@@ -138,7 +141,7 @@ def fit_in(
         bench.data,
         optimizer,
         lr,
-        epochs=epochs,
+        total_steps=total_steps,
         batch_size=train.batch_size,
         seed=derive(train.seed, "cycle", cycle),
         method=method,

@@ -15,6 +15,7 @@ from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import Phase, PlanError, Prune, Retrain, Train, digest, techniques
 from pruning.plan.completion import complete, method_settings
+from pruning.plan.lengths import in_epochs, in_steps
 from pruning.record import kept, runs
 from pruning.record.stamp import stamp
 from pruning.training import methods
@@ -37,7 +38,6 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
             raise PlanError(f"a {first.phase} phase needs a run to start from")
         train, code = stamp(first)
         data_dir, name, masked, sparsity = None, "", False, 0.0
-        check_kept(phases, train)
     else:
         runs.check_run(parent)
         train, code, data_dir = recorded(session, parent)
@@ -51,12 +51,13 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
     macs = count_macs(network, where.data.example()).macs
     per_epoch = where.data.steps_per_epoch(train.batch_size)
     if parent is None:
+        check_kept(phases, train, per_epoch)
         methods.for_training(train, per_epoch).attach(network)
         masked = train.method != "none"
     rows = []
     for phase in phases:
         phase = train if isinstance(phase, Train) else stamp(complete(phase, train))[0]
-        epochs, skipped = phase.epochs if isinstance(phase, Train) else 0, 0
+        steps, skipped = in_steps(phase.epochs, per_epoch) if isinstance(phase, Train) else 0, 0
         if isinstance(phase, Prune):
             masked = True
             if phase.structure == "weights":
@@ -70,7 +71,7 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
                 masked = True
             if parent is not None:
                 kept.find_state(phase, runs.history(parent)[0], train.epochs)
-            epochs = techniques.epochs(phase, train.epochs)
+            steps = techniques.steps(phase, train.epochs, per_epoch)
             skipped = phase.rewind_step or 0
         name = digest(phase, name)
         folder = out / runs.folder_name(phase, train, name)
@@ -80,8 +81,8 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
                 "phase": phase.phase,
                 "run": str(folder),
                 "done": done,
-                "epochs": epochs - skipped // per_epoch,
-                "steps": epochs * per_epoch - skipped,
+                "epochs": in_epochs(steps - skipped // per_epoch * per_epoch, per_epoch),
+                "steps": steps - skipped,
                 "macs": macs,
                 "sparse_macs": runs.read_summary(folder)["sparse_macs"] if done else (None if masked else macs),
                 "settings": phase.model_dump(mode="json"),
@@ -113,14 +114,15 @@ def check_retrain(phase: Retrain, masked: bool, run: str) -> None:
         raise PlanError(f"{run} is pruned; retrain with method '{phase.method}' starts from a dense run")
 
 
-def check_kept(phases: Sequence[Phase], train: Train) -> None:
+def check_kept(phases: Sequence[Phase], train: Train, per_epoch: int) -> None:
     """Raises PlanError where a phase starts from a state that the training of the same plan does not keep."""
     for phase in phases:
         epoch, step = None, None
         if isinstance(phase, Prune):
             wish, epoch, step = "prune", phase.at_epoch, phase.at_step
         elif isinstance(phase, Retrain):
-            wish, epoch, step = phase.technique, techniques.start_epoch(phase, train.epochs), phase.rewind_step
+            wish = phase.technique
+            epoch, step = techniques.start(phase, train.epochs, per_epoch)
         if step and step not in train.keep_steps:
             raise PlanError(
                 f"{wish} starts from step {step}, which the training does not keep "
@@ -130,6 +132,6 @@ def check_kept(phases: Sequence[Phase], train: Train) -> None:
             epoch = 0
         if epoch is not None and epoch not in train.keep_epochs:
             raise PlanError(
-                f"{wish} starts from epoch {epoch}, which the training does not keep "
+                f"{wish} starts from epoch {epoch:g}, which the training does not keep "
                 f"(keep_epochs = {list(train.keep_epochs)}); add --set train.keep_epochs={sorted({*train.keep_epochs, epoch})}"
             )

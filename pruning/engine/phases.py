@@ -19,6 +19,7 @@ from pruning.events import PhaseStarted
 from pruning.masks import Masks, prunable
 from pruning.plan import PlanError, Prune, Retrain, Train, techniques
 from pruning.plan.completion import method_settings
+from pruning.plan.lengths import in_epochs, in_steps
 from pruning.record import checkpoint, kept, runs
 from pruning.record.stamp import located
 from pruning.seeds import derive
@@ -54,8 +55,11 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
     job.bench.check(network)
     prunable(network, phase.exclude)  # refuses a network in which nothing can be pruned or counted
     steps = job.bench.data.steps_per_epoch(phase.batch_size)
-    if late := [k for k in phase.keep_steps if k > phase.epochs * steps]:
-        raise PlanError(f"keep_steps {late[0]} lies beyond the last step, {phase.epochs * steps}")
+    total = in_steps(phase.epochs, steps)
+    if late := [k for k in phase.keep_steps if k > total]:
+        raise PlanError(f"keep_steps {late[0]} lies beyond the last step, {total}")
+    if beyond := [epoch for epoch in (*phase.keep_epochs, *phase.milestones) if epoch * steps > total]:
+        raise PlanError(f"epoch {beyond[0]:g} of keep_epochs or milestones lies beyond the last step, {total}")
     method = methods.for_training(phase, steps)
     extra = method.attach(network)
     lr = dense_schedule(phase, steps)
@@ -63,11 +67,11 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
 
     def make() -> dict[str, Any]:
         optimizer = fit_in(
-            session, job.bench, job.folder, network, phase="train", cycle=0, epochs=phase.epochs, lr=lr,
+            session, job.bench, job.folder, network, phase="train", cycle=0, total_steps=total, lr=lr,
             method=method, extra=extra, momenta={}, keep=phase.keep_epochs, keep_steps=phase.keep_steps,
         )  # fmt: skip
         before = None if phase.method == "none" else metric_on_test(job.bench, network)
-        return _ended(job, network, method, optimizer, before, epochs=phase.epochs)
+        return _ended(job, network, method, optimizer, before, epochs=in_epochs(total, steps))
 
     return make
 
@@ -113,13 +117,11 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     if schedule.tuned and phase.schedule_lr is None:
         raise PlanError(f"schedule '{name}' needs schedule_lr, its initial rate")
     cycle = sum(isinstance(runs.read_phase(p), Retrain) for p in runs.history(job.parent)) + 1
-    epochs = techniques.epochs(phase, train.epochs)
     per_epoch = job.bench.data.steps_per_epoch(train.batch_size)
+    total = techniques.steps(phase, train.epochs, per_epoch)
     first_step = phase.rewind_step or 0
-    if first_step >= epochs * per_epoch:
-        raise PlanError(
-            f"rewind_step {first_step} leaves nothing to train: the training has {epochs * per_epoch} steps"
-        )
+    if first_step >= total:
+        raise PlanError(f"rewind_step {first_step} leaves nothing to train: the training has {total} steps")
     method, extra = Method(masks), []
     if masks is not None:
         masks.apply(network)
@@ -135,18 +137,18 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
 
     def make() -> dict[str, Any]:
         optimizer = fit_in(
-            session, job.bench, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs, first_step=first_step,
+            session, job.bench, job.folder, network, phase="retrain", cycle=cycle, total_steps=total, first_step=first_step,
             lr=_retrain_schedule(job, phase), method=method, extra=extra, momenta=momenta,
         )  # fmt: skip
         before = None if phase.method == "none" else metric_on_test(job.bench, network)
-        done = epochs - first_step // per_epoch
+        done = in_epochs(total - first_step // per_epoch * per_epoch, per_epoch)
         return _ended(job, network, method, optimizer, before, epochs=done)
 
     return make
 
 
 def _ended(
-    job: Job, network: nn.Module, method: Method, optimizer: torch.optim.Optimizer, before: float | None, epochs: int
+    job: Job, network: nn.Module, method: Method, optimizer: torch.optim.Optimizer, before: float | None, epochs: float
 ) -> dict[str, Any]:
     """Returns the summary after leaving the network plain; `before` is its metric before a method's last pruning."""
     masks = method.finish()
@@ -163,7 +165,7 @@ def dense_schedule(train: Train, steps_per_epoch: int) -> Callable[[int], float]
     return schedules.dense(
         train.schedule,
         lr=train.lr,
-        total_steps=train.epochs * steps_per_epoch,
+        total_steps=in_steps(train.epochs, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         milestones=train.milestones,
         gamma=train.gamma,
@@ -182,8 +184,8 @@ def _retrain_schedule(job: Job, phase: Retrain) -> Callable[[int], float]:
     return schedules.retraining(
         name,
         original=dense_schedule(train, per_epoch),
-        total_steps=train.epochs * per_epoch,
-        steps=techniques.epochs(phase, train.epochs) * per_epoch,
+        total_steps=in_steps(train.epochs, per_epoch),
+        steps=techniques.steps(phase, train.epochs, per_epoch),
         impact=impact(job.bench, job.parent, job.bench.build(train.seed), name),
         warmup_steps=round(train.warmup_epochs * per_epoch),
         lr=phase.schedule_lr,
@@ -192,7 +194,7 @@ def _retrain_schedule(job: Job, phase: Retrain) -> Callable[[int], float]:
 
 
 def _finish(
-    job: Job, network: nn.Module, masks: Masks | None, momenta: dict[str, Tensor], epochs: int
+    job: Job, network: nn.Module, masks: Masks | None, momenta: dict[str, Tensor], epochs: float
 ) -> dict[str, Any]:
     """Writes weights, masks and momenta; returns the summary, which the caller writes last."""
     state = checkpoint.state(network)
@@ -207,7 +209,9 @@ def _finish(
     records = runs.log(job.folder)
     measured = measure(job.bench, network, masks)
     trained = sum(r["train_seconds"] for r in records)
-    images = job.bench.data.sizes["train"] * len(records)
+    steps = job.bench.data.steps_per_epoch(job.bench.train.batch_size)
+    part = records[-1]["step"] % steps if records else 0  # of an epoch that was not finished
+    images = job.bench.data.sizes["train"] * (len(records) - bool(part)) + part * job.bench.train.batch_size
     return summarize(
         job.bench,
         job.folder,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
 from pruning.errors import PlanError, suggest
+from pruning.plan import lengths
 from pruning.plan.checks import make
 from pruning.plan.phases import PHASES, Train
 from pruning.plan.plans import Plan
@@ -62,18 +63,22 @@ def _known(kind: type[BaseModel]) -> str:
     return ", ".join(sorted(name for name in kind.model_fields if name != "phase"))
 
 
-def with_epochs(phase: Train, epochs: int) -> Train:
-    """Returns the training shortened or lengthened to `epochs`, its milestones, warm-up and kept epochs in proportion."""
-    if epochs < 1:
-        raise PlanError(f"epochs must be at least 1, not {epochs}")
-    ratio = epochs / phase.epochs
+def with_epochs(phase: Train, epochs: int | float | str) -> Train:
+    """Returns the training shortened or lengthened to a length, its milestones, warm-up and kept epochs in proportion."""
+    try:
+        epochs = lengths.parse(epochs)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+    ratio = lengths.ratio(epochs, phase.epochs)
+    if ratio is None:  # of steps to epochs: only what is in neither can stay
+        return cast(Train, override(phase, {"epochs": epochs}))
     return override(
         phase,
         {
             "epochs": epochs,
             "milestones": [m * ratio for m in phase.milestones],
             "warmup_epochs": phase.warmup_epochs * ratio,
-            "keep_epochs": sorted({round(e * ratio) for e in phase.keep_epochs}),
+            "keep_epochs": sorted({round(e * ratio) if isinstance(e, int) else e * ratio for e in phase.keep_epochs}),
         },
     )
 
@@ -81,7 +86,7 @@ def with_epochs(phase: Train, epochs: int) -> Train:
 def adjust(phase: Any, changes: Mapping[str, Any]) -> Any:
     """Returns the phase with all changes at once; new `epochs` of a training scale along what is not given of its milestones,
     warm-up and kept epochs."""
-    if isinstance(phase, Train) and type(changes.get("epochs")) is int:
+    if isinstance(phase, Train) and changes.get("epochs") is not None:
         phase = with_epochs(phase, changes["epochs"])
     return override(phase, changes)
 

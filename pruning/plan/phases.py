@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pruning.plan.lengths import Epoch, Length, known_epochs
 from pruning.plan.names import (
     FilterNorm,
     FilterRates,
@@ -27,7 +28,8 @@ class Train(Settings):
     """Trains a network from its initialization.
 
     `milestones` and `warmup_epochs` are in epochs; milestone 91 means that the first step after 91 whole epochs is the
-    first with the lower rate. `keep_epochs` lists the epochs whose state is kept for rewinding; 0 is the initialization.
+    first with the lower rate. `epochs` is a :mod:`length <pruning.plan.lengths>`. `keep_epochs` lists the epochs after
+    which the state is kept for rewinding; 0 is the initialization, 1.5 half-way through the second.
     A `method` prunes during training, with `method_options` of its own: to `sparsity` of all prunable weights where it
     takes one, a goal. Weights that fit `exclude` stay dense and do not count.
     """
@@ -44,7 +46,7 @@ class Train(Settings):
     augment: Literal["default", "none", "crop-flip", "crop"] = "default"
     normalize: Literal["default", "channel", "image", "none"] = "default"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    epochs: Annotated[int, Field(ge=1)] = 160
+    epochs: Length = 160
     batch_size: Annotated[int, Field(ge=1)] = 128
     optimizer: Annotated[str, named("optimizer")] = "sgd"
     lr: Positive = 0.1
@@ -61,7 +63,7 @@ class Train(Settings):
     precision: Precision = "float32"
     weight_init: Literal["default", "he-normal-fan-in", "he-normal-fan-out"] = "default"
     norm_init: Literal["default", "one", "uniform"] = "default"
-    keep_epochs: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    keep_epochs: tuple[Epoch, ...] = (0,)
     keep_steps: tuple[Annotated[int, Field(ge=1)], ...] = ()
     method: Annotated[str, named("method")] = "none"
     method_options: dict[str, Option] = Field(default={})
@@ -73,22 +75,23 @@ class Train(Settings):
 
     @field_validator("keep_epochs", "keep_steps")
     @classmethod
-    def _sorted(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _sorted(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(sorted(set(value)))
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:
-        late = [e for e in self.keep_epochs if e > self.epochs]
-        if late:
-            raise ValueError(f"keep_epochs {late[0]} lies beyond the last epoch, {self.epochs}")
+        last = known_epochs(self.epochs)  # where it is in steps, the data says more
+        late = [e for e in self.keep_epochs if last is not None and e > last]
+        if late and last is not None:
+            raise ValueError(f"keep_epochs {late[0]:g} lies beyond the last epoch, {last:g}")
         check_options(self, "schedule", ("milestones", "gamma"))
-        beyond = [m for m in self.milestones if m >= self.epochs]
-        if beyond:
-            raise ValueError(f"milestone {beyond[0]:g} lies beyond the last epoch, {self.epochs}")
+        beyond = [m for m in self.milestones if last is not None and m >= last]
+        if beyond and last is not None:
+            raise ValueError(f"milestone {beyond[0]:g} lies beyond the last epoch, {last:g}")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones must rise, not {list(self.milestones)}")
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs, {self.epochs}")
+        if last is not None and self.warmup_epochs >= last:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs, {last:g}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         check_options(self, "optimizer", ("nesterov",))
@@ -135,7 +138,7 @@ class Prune(Settings):
     ablation: Annotated[str, named("ablation")] | None = None
     min_per_layer: Annotated[int, Field(ge=0)] = 0
     layer_rates: dict[str, Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]] = Field(default={})
-    at_epoch: Annotated[int, Field(ge=0)] | None = None
+    at_epoch: Epoch | None = None
     at_step: Annotated[int, Field(ge=0)] | None = None
     recalibrate: Literal["none", "one-pass"] = "none"
     code: dict[str, str] = Field(
@@ -207,7 +210,7 @@ class Retrain(Settings):
     schedule: Annotated[str, named("retraining schedule")] | None = None
     schedule_lr: Positive | None = None
     schedule_warmup: Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)] | None = None
-    epochs: Annotated[int, Field(ge=1)] | None = None
+    epochs: Length | None = None
     rewind_step: Annotated[int, Field(ge=0)] | None = None
     optimizer_state: Literal["keep", "reset"] = "keep"
     method: Annotated[str, named("method")] = "none"

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from pruning.errors import PlanError
 from pruning.plan.checks import make
+from pruning.plan.lengths import Length, said
 from pruning.plan.phases import Phase, Prune, Retrain, Train
 from pruning.plan.rules import Settings
 
@@ -18,7 +19,7 @@ class Iterate(Settings):
     """Cycles of pruning and retraining up to `sparsity`: expanded into its phases when a plan is read.
 
     With `cycles` J the density after cycle j is d^(j/J); with `rate` p it is (1-p)^j, the last cycle ending on the goal.
-    `budget` epochs are shared out over the retrainings, floor(budget / J) each and the rest to the last; `fresh_optimizer`
+    A `budget` is shared out over the retrainings, floor(budget / J) epochs each and the rest to the last; `fresh_optimizer`
     resets the momenta before the first retraining alone (both as in Zimmer et al. 2023, their code).
     """
 
@@ -26,7 +27,7 @@ class Iterate(Settings):
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)]
     rate: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
     cycles: Annotated[int, Field(ge=1)] | None = None
-    budget: Annotated[int, Field(ge=1)] | None = None
+    budget: Length | None = None
     fresh_optimizer: bool = False
     prune: dict[str, Any] = Field(default={})
     retrain: dict[str, Any] = Field(default={})
@@ -62,17 +63,26 @@ class Iterate(Settings):
         out: list[Prune | Retrain] = []
         densities = self.densities(start)
         cycles = len(densities)
-        if self.budget is not None and self.budget < cycles:
-            raise PlanError(f"a budget of {self.budget} epochs does not go round {cycles} cycles")
         for j, density in enumerate(densities, start=1):
             retrain = _without_phase(self.retrain)
             if self.budget is not None:
-                retrain["epochs"] = self.budget // cycles + (self.budget % cycles if j == cycles else 0)
+                retrain["epochs"] = shared_out(self.budget, cycles, last=j == cycles)
             if self.fresh_optimizer and j == 1:
                 retrain["optimizer_state"] = "reset"
             out.append(make(Prune, {**_without_phase(self.prune), "sparsity": round(1.0 - density, 12)}))
             out.append(make(Retrain, retrain))
         return out
+
+
+def shared_out(budget: int | float | str, cycles: int, last: bool) -> int | float | str:
+    """Returns a cycle's part of a budget: whole epochs and steps as floor(budget / cycles), the rest to the last."""
+    if isinstance(budget, float):
+        return budget / cycles
+    whole = budget if isinstance(budget, int) else int(budget.split()[0])
+    if whole < cycles:
+        raise PlanError(f"a budget of {said(budget)} does not go round {cycles} cycles")
+    part = whole // cycles + (whole % cycles if last else 0)
+    return part if isinstance(budget, int) else f"{part} steps"
 
 
 def _without_phase(settings: Mapping[str, Any]) -> dict[str, Any]:

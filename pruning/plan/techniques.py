@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pruning.errors import PlanError
+from pruning.plan.lengths import in_steps, known_epochs, said
 from pruning.plan.phases import Retrain
 from pruning.registry import Entry, Registry
 
@@ -49,10 +51,24 @@ TECHNIQUES = Registry(
 )
 
 
-def epochs(phase: Retrain, original: int) -> int:
-    """Returns how many epochs the retraining runs, the dense training having had `original`."""
-    own = original if phase.epochs is None else phase.epochs
-    return original + own if TECHNIQUES.find(phase.technique).weights == "fresh" else own
+def length(phase: Retrain, original: int | float | str) -> int | float | str:
+    """Returns the retraining's own length: that of the dense training, `original`, unless the phase names one."""
+    return original if phase.epochs is None else phase.epochs
+
+
+def steps(phase: Retrain, original: int | float | str, per_epoch: int) -> int:
+    """Returns how many steps the retraining runs, the dense training having been `original` long."""
+    own = in_steps(length(phase, original), per_epoch)
+    fresh = TECHNIQUES.find(phase.technique).weights == "fresh"
+    return in_steps(original, per_epoch) + own if fresh else own
+
+
+def epochs(phase: Retrain, original: int | float | str) -> int | float | None:
+    """Returns how many epochs the retraining runs; None where a length is in steps, so that the data must be known."""
+    own, whole = known_epochs(length(phase, original)), known_epochs(original)
+    if TECHNIQUES.find(phase.technique).weights != "fresh":
+        return own
+    return None if own is None or whole is None else own + whole
 
 
 def schedule(phase: Retrain) -> str:
@@ -60,8 +76,36 @@ def schedule(phase: Retrain) -> str:
     return phase.schedule or TECHNIQUES.find(phase.technique).schedule
 
 
-def start_epoch(phase: Retrain, original: int) -> int | None:
-    """Returns the epoch of the dense training whose state the retraining starts from; None where it starts from no epoch."""
-    if phase.rewind_step is not None or TECHNIQUES.find(phase.technique).weights != "rewound":
+def rewinds(phase: Retrain) -> bool:
+    """Returns whether the retraining starts from a state that the training kept some epochs before its end."""
+    return phase.rewind_step is None and TECHNIQUES.find(phase.technique).weights == "rewound"
+
+
+def start_epoch(phase: Retrain, original: int | float | str) -> int | float | None:
+    """Returns the epoch of the dense training whose state the retraining starts from; None where it starts from no epoch.
+
+    Raises PlanError where that depends on the data, as a length is in steps.
+    """
+    if not rewinds(phase):
         return None
-    return max(0, original - epochs(phase, original))
+    own, whole = epochs(phase, original), known_epochs(original)
+    if own is None or whole is None:
+        raise PlanError(
+            f"{phase.technique} for {said(length(phase, original))} of a training of {said(original)} starts from a step that "
+            "depends on the data: give both lengths in epochs, which may be fractions"
+        )
+    return max(0, _whole(whole - own))
+
+
+def start(phase: Retrain, original: int | float | str, per_epoch: int) -> tuple[int | float | None, int | None]:
+    """Returns the (epoch, step) of the dense training whose state the retraining starts from; both None where from none."""
+    if phase.rewind_step is not None or not rewinds(phase):
+        return None, phase.rewind_step
+    if epochs(phase, original) is not None and known_epochs(original) is not None:
+        return start_epoch(phase, original), None
+    begin = max(0, in_steps(original, per_epoch) - steps(phase, original, per_epoch))
+    return (begin // per_epoch, None) if begin % per_epoch == 0 else (None, begin)
+
+
+def _whole(value: int | float) -> int | float:
+    return int(value) if value == int(value) else round(value, 9)

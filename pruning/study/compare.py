@@ -10,7 +10,7 @@ from typing import Any
 
 from pruning import engine
 from pruning.events import Warned, silent
-from pruning.plan import Phase, Plan, PlanError, Prune, Retrain, Train, make, override
+from pruning.plan import Phase, Plan, PlanError, Prune, Retrain, Train, lengths, make, override
 from pruning.record import runs
 from pruning.study import search
 from pruning.study.spread import Spread, spread
@@ -40,7 +40,7 @@ def method_of(plan: Plan) -> str:
     return used[0] if used else "none"
 
 
-def fine_tuned(plan: Plan, epochs: int) -> Plan:
+def fine_tuned(plan: Plan, epochs: int | float | str) -> Plan:
     """Returns the plan with a fine-tuning of `epochs` at its end: constant, at the least rate of its training."""
     if method_of(plan) == "none":
         raise PlanError(f"fine-tuning follows a method that prunes during training; '{plan.name}' trains without one")
@@ -65,7 +65,7 @@ def is_outcome(plan: Plan) -> bool:
 
 def compare(
     plans: Sequence[Plan], goals: Sequence[float], seeds: Sequence[int], out: Path, *,
-    finetune_epochs: int = 0, trials: int = 0, by: str | None = None, per_seed: bool = False,
+    finetune_epochs: int | float | str | None = None, trials: int = 0, by: str | None = None, per_seed: bool = False,
     report: Callable[[Plan, float, search.Trial], None] = lambda plan, goal, trial: None, **options: Any,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Returns a row per plan and goal: its name, the goal, and a :class:`Spread` for each of MEASURED over the seeds.
@@ -89,8 +89,8 @@ def compare(
                 for group in [[seed] for seed in seeds] if per_seed else [list(seeds)]:
                     value = _searched(plan, goal, group, trials, out, name, report, options)
                     values |= {seed: value for seed in group}
-            tuned = finetune_epochs > 0 and method_of(aimed) != "none"
-            if tuned:
+            tuned = bool(finetune_epochs) and method_of(aimed) != "none"
+            if tuned and finetune_epochs:
                 aimed = fine_tuned(aimed, finetune_epochs)
             results = []
             for seed in seeds:
@@ -174,7 +174,8 @@ def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
 
 def _row(plan: Plan, goal: float | None, results: list[dict[str, Any]]) -> dict[str, Any]:
     spreads = {key: over_seeds([r[key] for r in results]) for key in MEASURED}
-    epochs = sum(phase.epochs or plan.train.epochs for phase in plan.phases if not isinstance(phase, Prune))
+    parts = [phase.epochs or plan.train.epochs for phase in plan.phases if not isinstance(phase, Prune)]
+    epochs = parts[0] if len(parts) == 1 else lengths.total(parts)
     runs_of = [r["run"] for r in results]
     return {
         "plan": plan.name,

@@ -7,6 +7,7 @@ that training continued from the end of an epoch is bit for bit training never s
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -30,7 +31,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     lr: Callable[[int], float],
     *,
-    epochs: int,
+    total_steps: int,
     batch_size: int,
     seed: int,
     method: Method,
@@ -44,8 +45,8 @@ def fit(
     on_step: Callable[[int], None] = lambda done: None,
     tell: Tell,
 ) -> None:
-    """Trains the model in place from step `first_step` to the end of `epochs`; `on_epoch` receives one record after each
-    epoch, `on_step` the number of steps done after each step.
+    """Trains the model in place from step `first_step` up to `total_steps`; `on_epoch` receives one record after each
+    epoch, the last of which may be a part of one, `on_step` the number of steps done after each step.
 
     `lr` maps the 0-based step to the learning rate; a parameter group with `lr_factor` gets that multiple. Raises PlanError
     where the loss is no longer finite.
@@ -55,7 +56,7 @@ def fit(
     told = 0.0
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
-        for epoch in range(first_step // steps, epochs):
+        for epoch in range(first_step // steps, math.ceil(total_steps / steps)):
             started = time.perf_counter()
             torch.manual_seed(derive(seed, "layers", epoch))
             model.train()
@@ -67,6 +68,8 @@ def fit(
                 if step < first_step:
                     step += 1
                     continue
+                if step >= total_steps:  # the last epoch may be a part of one
+                    break
                 rate = lr(step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group.get("lr_factor", 1.0)
@@ -94,7 +97,7 @@ def fit(
                 now = time.perf_counter()
                 if now - told > 0.1:
                     told = now
-                    tell(Progress(step, epochs * steps))
+                    tell(Progress(step, total_steps))
             train_loss = total.item() / float(counted)  # the one wait for the device in an epoch
             trained = time.perf_counter() - started
             if not torch.isfinite(torch.tensor(train_loss)):
@@ -118,7 +121,7 @@ def fit(
                 "images_per_second": images / trained,
             }
             on_epoch(record)
-    tell(Progress(epochs * steps, epochs * steps))
+    tell(Progress(total_steps, total_steps))
 
 
 def scored(task: Task, part: str, metric: float | None) -> dict[str, Any]:

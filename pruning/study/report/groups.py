@@ -17,7 +17,7 @@ class Group:
 
     series: str
     sparsity: float
-    retrain_epochs: int
+    retrain_epochs: float
     cycles: int
     rows: tuple[Row, ...]
     chosen: str = ""

@@ -150,7 +150,7 @@ def _envelope_budget(section: Section) -> Figure | None:
     return Figure("envelope-budget", title, "epochs of retraining, at most", f"test {section.metric.label}", panels)
 
 
-def _within(part: Sequence[Group], budget: int) -> Group:
+def _within(part: Sequence[Group], budget: float) -> Group:
     return best([group for group in part if group.retrain_epochs <= budget], lambda g: 0)[0]
 
 

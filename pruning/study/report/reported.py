@@ -111,6 +111,6 @@ def compare(section: Section, numbers: list[Reported]) -> Table | None:
 def _matches(group: Group, number: Reported) -> bool:
     if group.series != number.series or abs(group.sparsity - number.sparsity) > 5e-4:
         return False
-    if number.retrain_epochs not in ("", "best") and int(number.retrain_epochs) != group.retrain_epochs:
+    if number.retrain_epochs not in ("", "best") and float(number.retrain_epochs) != group.retrain_epochs:
         return False
     return number.cycles is None or number.cycles == group.cycles

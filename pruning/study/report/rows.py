@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pruning.plan import PlanError, suggest
+from pruning.plan import PlanError, lengths, suggest
 from pruning.record import runs
 
 STUDIES = "studies"
@@ -32,7 +32,7 @@ class Row:
     seed: int
     run: str
     sparsity: float  # asked for
-    retrain_epochs: int
+    retrain_epochs: float
     cycles: int
     summary: dict[str, Any] | None
     folder: Path
@@ -168,7 +168,7 @@ def of_runs(folders: list[Path]) -> Section:
         labels = {f"{kind}.{key}": kinds.get(kind, {}).get(key) for kind, key in SETTINGS}
         asked = prunings[-1]["sparsity"] if prunings else 0.0
         sparsity = asked or float(summary["sparsity"])  # by rates of filters, or a training's: what came of it
-        retrained = sum(phase["epochs"] or 0 for phase in chain if phase["phase"] == "retrain")
+        retrained = lengths.total(phase["epochs"] for phase in chain if phase["phase"] == "retrain")
         rows.append(Row(labels, summary["seed"], folder.name, sparsity, retrained, len(prunings), summary, folder))
     if not rows:
         raise PlanError("nothing to report: none of the runs has finished")

@@ -17,6 +17,7 @@ from pruning.plan import (
     Train,
     canonical,
     choices,
+    lengths,
     override,
     suggest,
     techniques,
@@ -94,7 +95,7 @@ def scaled(plan: Plan, scale: float, whole: bool = True) -> Plan:
     phases: list[Phase] = []
     for phase in plan.phases:
         if isinstance(phase, Train):
-            short = with_epochs(phase, max(1, round(phase.epochs * scale))) if whole else phase
+            short = with_epochs(phase, lengths.times(phase.epochs, scale)) if whole else phase
             phases.append(override(short, _times(phase, scale if whole else 1.0, "keep_steps")))
         else:
             names = ("epochs", "rewind_step") if isinstance(phase, Retrain) else ("at_epoch", "at_step")
@@ -111,6 +112,10 @@ def _times(phase: Phase, scale: float, *names: str) -> dict[str, Any]:
         value = getattr(phase, name)
         if isinstance(value, tuple):
             found[name] = [max(1, round(item * scale)) for item in value]
+        elif name == "epochs" and value is not None:
+            found[name] = lengths.times(value, scale)
+        elif isinstance(value, float):
+            found[name] = value * scale
         elif value is not None:
             found[name] = max(1, round(value * scale)) if value else 0
     return found
@@ -119,7 +124,7 @@ def _times(phase: Phase, scale: float, *names: str) -> dict[str, Any]:
 def keeping(points: Iterable[Point]) -> list[Point]:
     """Returns the points with each training keeping all states that the phases of any point with it start from."""
     points = list(points)
-    needed: dict[str, tuple[set[int], set[int]]] = {}
+    needed: dict[str, tuple[set[float], set[int]]] = {}
     for point in points:
         train = _train(point)
         epochs, steps = needed.setdefault(_bare(train), (set(train.keep_epochs), set(train.keep_steps)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning import plan as plans
-from pruning.plan import SCHEMA, Phase, PlanError, Prune, Retrain, Train, techniques
+from pruning.plan import SCHEMA, Phase, PlanError, Prune, Retrain, Train, lengths, techniques
 from pruning.plan.completion import complete
 from pruning.record import kept, runs
 from pruning.record.stamp import stamp
@@ -29,11 +29,13 @@ class Node:
     train: Train
 
     @property
-    def epochs(self) -> int:
-        """Returns how many epochs the phase runs; 0 of a pruning."""
+    def epochs(self) -> float:
+        """Returns how many epochs the phase runs; 0 of a pruning, 1 where a length is in steps."""
         if isinstance(self.phase, Retrain):
-            return techniques.epochs(self.phase, self.train.epochs)
-        return self.phase.epochs if isinstance(self.phase, Train) else 0
+            found = techniques.epochs(self.phase, self.train.epochs)
+        else:
+            found = lengths.known_epochs(self.phase.epochs) if isinstance(self.phase, Train) else 0
+        return 1 if found is None else found
 
 
 @dataclass
@@ -99,8 +101,9 @@ def intact(out: Path, node: Node) -> bool:
         return False
     if not isinstance(node.phase, Train):
         return True
-    kept = set(node.phase.keep_epochs) <= set(runs.kept_epochs(run))
-    return kept and set(node.phase.keep_steps) <= set(runs.kept_steps(run))
+    return all((run / kept.state_file(run, epoch, None)).is_file() for epoch in node.phase.keep_epochs) and all(
+        (run / runs.step_file(step)).is_file() for step in node.phase.keep_steps
+    )
 
 
 def unfinished(graph: Graph, out: Path) -> set[str]:
@@ -219,5 +222,5 @@ def _goal(graph: Graph, chain: list[str], result: str) -> dict[str, Any]:
     return {
         "sparsity": prunings[-1].sparsity if prunings else nodes[0].train.sparsity or 0.0,
         "cycles": len(prunings),
-        "retrain_epochs": sum(node.phase.epochs or 0 for node in nodes if isinstance(node.phase, Retrain)),
+        "retrain_epochs": lengths.total(node.phase.epochs for node in nodes if isinstance(node.phase, Retrain)),
     }

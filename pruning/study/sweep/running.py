@@ -46,9 +46,9 @@ class Status:
     done: int
     failed: int
     blocked: int
-    epochs: int
-    epochs_done: int
-    running: dict[str, tuple[int, int]] = field(default_factory=dict)  # folder: (epoch, epochs)
+    epochs: float
+    epochs_done: float
+    running: dict[str, tuple[int, float]] = field(default_factory=dict)  # folder: (epoch, epochs)
     seconds_left: float | None = None
 
 

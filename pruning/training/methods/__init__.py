@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruning.errors import PlanError
 from pruning.plan import Train, make
+from pruning.plan.lengths import in_steps
 from pruning.registry import Function, Registry
 from pruning.training.ramps import pruning_events
 
@@ -114,7 +115,7 @@ def for_training(train: Train, steps_per_epoch: int) -> Method:
     if not entry.goal and train.sparsity is not None:
         raise PlanError(f"sparsity is not used by method '{train.method}': its sparsity follows from its options")
     budget = Budget(
-        total_steps=train.epochs * steps_per_epoch,
+        total_steps=in_steps(train.epochs, steps_per_epoch),
         steps_per_epoch=steps_per_epoch,
         weight_decay=train.weight_decay,
         sparsity=train.sparsity,
@@ -145,4 +146,4 @@ def restarts(train: Train, steps_per_epoch: int) -> list[int]:
     if not SCHEDULES.find(train.schedule).restarts:
         return []
     own: Any = options(train)
-    return pruning_events(own.events, train.epochs * steps_per_epoch)
+    return pruning_events(own.events, in_steps(train.epochs, steps_per_epoch))

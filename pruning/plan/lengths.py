@@ -1,0 +1,86 @@
+"""How long a training or retraining is: epochs, whole or a part of one, or a number of steps.
+
+epochs = 40            epochs = 0.25            epochs = "500 steps"
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ValidationInfo
+
+_STEPS = re.compile(r"\s*(\d+)\s*steps?\s*")
+ALLOWED = 'a number of epochs above 0, such as 40 or 0.25, or of steps, such as "500 steps"'
+
+
+def parse(value: Any, name: str = "epochs") -> int | float | str:
+    """Returns a length in its one form: whole epochs as int, others as float, steps as "500 steps"; ValueError for others."""
+    if isinstance(value, str):
+        if match := _STEPS.fullmatch(value):
+            if int(match[1]):
+                return f"{int(match[1])} steps"
+        else:
+            try:
+                return parse(float(value), name)
+            except ValueError:
+                pass
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        return int(value) if value == int(value) else float(value)
+    raise ValueError(f"{name} takes {ALLOWED}, not {value!r}")
+
+
+def _checked(value: Any, info: ValidationInfo) -> int | float | str:
+    return parse(value, str(info.field_name))
+
+
+def _epoch(value: Any, info: ValidationInfo) -> int | float:
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if plain and math.isfinite(value) and value >= 0:
+        return int(value) if value == int(value) else float(value)
+    raise ValueError(f"{info.field_name} takes epochs from 0, such as 10 or 0.25, not {value!r}")
+
+
+Epoch = Annotated[int | float, BeforeValidator(_epoch)]  # a point of a training, after so many epochs
+Length = Annotated[int | float | str, BeforeValidator(_checked)]
+
+
+def in_steps(length: int | float | str, per_epoch: int) -> int:
+    """Returns how many steps a length has, at least 1, where an epoch has `per_epoch`."""
+    return int(length.split()[0]) if isinstance(length, str) else max(1, round(length * per_epoch))
+
+
+def in_epochs(steps: int, per_epoch: int) -> int | float:
+    """Returns how many epochs a number of steps is, an int where they are whole."""
+    return steps // per_epoch if steps % per_epoch == 0 else steps / per_epoch
+
+
+def known_epochs(length: int | float | str) -> int | float | None:
+    """Returns the epochs of a length, None where it is in steps: how many they are depends on the data."""
+    return None if isinstance(length, str) else length
+
+
+def ratio(one: int | float | str, other: int | float | str) -> float | None:
+    """Returns how many times as long one length is as the other; None where one is in steps and the other in epochs."""
+    if isinstance(one, str) != isinstance(other, str):
+        return None
+    return in_steps(one, 1) / in_steps(other, 1) if isinstance(one, str) else one / float(other)
+
+
+def times(length: int | float | str, factor: float) -> int | float | str:
+    """Returns the length times a factor: whole epochs to the nearest whole one, at least 1, steps likewise."""
+    if isinstance(length, str):
+        return f"{max(1, round(int(length.split()[0]) * factor))} steps"
+    return max(1, round(length * factor)) if isinstance(length, int) else parse(length * factor)
+
+
+def total(parts: Iterable[int | float | str | None]) -> int | float:
+    """Returns the epochs of several lengths together, those in steps and those not given left out."""
+    return sum(length for length in parts if isinstance(length, (int, float)))
+
+
+def said(length: int | float | str) -> str:
+    """Returns `40 epochs`, `0.25 epochs` or `500 steps`."""
+    return length if isinstance(length, str) else f"{length:g} epochs"
