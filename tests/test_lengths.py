@@ -92,19 +92,9 @@ def test_retrainings_of_a_part_of_an_epoch_and_of_steps(prune: Prune, workspace:
 
 
 def test_the_first_part_of_a_training_is_that_part(prune: Prune, workspace: Path) -> None:
-    whole = prune(
-        "train",
-        *TINY,
-        "--epochs",
-        "2",
-        "--set",
-        "batch_size=10",
-        "--set",
-        "schedule=constant",
-        "--set",
-        "keep_steps=[9]",
-    ).run
-    part = prune("train", *TINY, "--epochs", "1.5", "--set", "batch_size=10", "--set", "schedule=constant").run
+    train = ("train", *TINY, "--set", "batch_size=10", "--set", "schedule=constant")
+    whole = prune(*train, "--epochs", "2", "--set", "keep_steps=[9]").run
+    part = prune(*train, "--epochs", "1.5").run
     kept, ended = (checkpoint.load(path)[0] for path in (whole / runs.step_file(9), part / runs.WEIGHTS))
     assert all(bool((kept[name] == value).all()) for name, value in ended.items())
     steps = prune(*train, "--epochs", "9 steps").run
