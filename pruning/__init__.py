@@ -19,6 +19,7 @@ _WHERE = {
     "enforce": "pruning.training.optim",
     "count_macs": "pruning.flops",
     "register": "pruning.registry",
+    "Task": "pruning.training.tasks.base",
     "Plan": "pruning.plan",
     "PlanError": "pruning.plan",
 }
