@@ -28,7 +28,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 def metric(summary: Mapping[str, Any], digits: int = 2, key: str = "metric") -> str:
     """Returns the metric of a result as it is printed: `97.3 %` where its scale is 100, else a number."""
-    value, scale = summary.get(key), summary.get("metric_scale") or 100.0
+    scale = summary.get("metric_scale") or 100.0
+    value = summary.get(key, summary.get(key.replace("metric", "accuracy")))
     if value is None or scale == 100:
         return percent(value, digits)
     return f"{scale * value:.{digits}f}"

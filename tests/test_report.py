@@ -145,7 +145,7 @@ def test_results_state_density_compression_and_speedup(section: report.Section) 
 def test_an_axis_that_is_tuned_leaves_the_lines(section: report.Section) -> None:
     decays = [1e-4, 5e-4]
     both = [
-        rows.Row(**{**vars(r), "labels": {**r.labels, "train.weight_decay": d}, "summary": {**r.summary, "val_accuracy": d * 100}})
+        rows.Row(**{**vars(r), "labels": {**r.labels, "train.weight_decay": d}, "summary": {**r.summary, "val_metric": d * 100}})
         for r in section.rows if r.summary for d in decays
     ]  # fmt: skip
     wide = rows.Section(

@@ -65,16 +65,10 @@ def _call(name: str, offered: Mapping[str, Any], options: Mapping[str, Any]) -> 
 def _several(given: Any) -> bool:
     """Returns whether x of a part is a tuple or dict of inputs."""
     pair = isinstance(given, (tuple, list)) and len(given) == 2
-    return pair and isinstance(given[0], (Mapping, tuple, list)) and not _is_array(given[0])
-
-
-def _is_array(value: Any) -> bool:
-    """Returns whether a value is a list of numbers, which is one tensor."""
-    try:
-        torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        return False
-    return not (isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value))
+    if not pair or isinstance(given[0], Mapping):
+        return bool(pair)
+    inputs = given[0]
+    return isinstance(inputs, (tuple, list)) and bool(inputs) and all(hasattr(part, "__array__") for part in inputs)
 
 
 def _free(name: str, parts: Mapping[str, Any], rule: str, split_seed: int, settings: Mapping[str, Any]) -> FreeData:
