@@ -8,11 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from kills import PLAN, Moment, run_plan, work
 
 from pruning import engine
 from pruning.engine import fitting
@@ -271,54 +271,58 @@ def test_pruning_to_less_is_refused(shared: Path, pruned: Path) -> None:
         engine.advance(Prune(sparsity=0.5), pruned, shared, device="cpu")
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from pruning import engine
-from pruning.engine import fitting
-from pruning.plan import Plan, load_plan, parse_plan
-fitting.SAVE_EVERY = 0.0
-plan = parse_plan(Path(sys.argv[1]).read_text(), "p", "p")
-engine.run(plan, Path(sys.argv[2]), device="cpu")
-"""
+# Each killed where it says, all in one folder: what a process counts begins with the process.
+KILLS = {
+    "before the first resume file": (
+        Moment("torn", runs.PHASE),
+        Moment("named", runs.PHASE),
+        Moment("torn", runs.epoch_file(0)),
+        Moment("step", count=5),
+        Moment("torn line"),
+    ),
+    "in training": (
+        Moment("step", count=16),  # in the second epoch, from which the next goes on
+        Moment("torn line"),
+        Moment("written", runs.epoch_file(2)),
+        Moment("torn", runs.RESUME),
+        Moment("written", runs.RESUME, 2),
+        Moment("named", runs.RESUME),
+    ),
+    "where phases end and begin": (
+        Moment("torn", runs.WEIGHTS),
+        Moment("named", runs.WEIGHTS),  # and no summary
+        Moment("torn", runs.SUMMARY),
+        Moment("named", runs.SUMMARY),
+        Moment("named", runs.MASKS),
+        Moment("written", runs.SUMMARY),
+        Moment("named", runs.SUMMARY),
+        Moment("named", runs.PHASE),
+    ),
+    "in retraining": (
+        Moment("step", count=50),
+        Moment("line"),
+        Moment("step", count=16),
+        Moment("named", runs.MOMENTA),
+    ),
+}
 
-PLAN = """
-[[phases]]
-phase = "train"
-model = "lenet-5"
-data = "digits"
-epochs = 4
-batch_size = 128
-lr = 0.05
-keep_epochs = [0, 2]
-[[phases]]
-phase = "prune"
-sparsity = 0.8
-[[phases]]
-phase = "retrain"
-technique = "weight-rewind"
-epochs = 2
-"""
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of the plan, never stopped."""
+    out = tmp_path_factory.mktemp("whole")
+    assert work(run_plan, PLAN, out) == 0
+    return out
 
 
-@pytest.mark.parametrize("attempt", range(2))
-def test_killed_and_continued_equals_never_stopped(tmp_path: Path, attempt: int) -> None:
-    (tmp_path / "p.toml").write_text(PLAN)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "p.toml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = time.monotonic()
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
-    span = time.monotonic() - started
-    for k in range(2):
-        process = subprocess.Popen([*command, str(tmp_path / "torn")], env=environment)
-        time.sleep(span * (0.55 + 0.12 * attempt + 0.1 * k))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run([*command, str(tmp_path / "torn")], check=True, env=environment)
-    for run in sorted((tmp_path / "whole").iterdir()):
-        assert_same(run, tmp_path / "torn" / run.name)
-        assert not list((tmp_path / "torn" / run.name).glob(".*"))
-        assert json.loads((tmp_path / "torn" / run.name / runs.PHASE).read_text())["schema"] == 1
+@pytest.mark.parametrize("where", KILLS)
+def test_killed_and_continued_equals_never_stopped(tmp_path: Path, whole: Path, where: str) -> None:
+    for moment in KILLS[where]:
+        assert work(run_plan, PLAN, tmp_path, at=moment) == -signal.SIGKILL, moment
+    assert work(run_plan, PLAN, tmp_path) == 0
+    assert {run.name for run in tmp_path.iterdir()} == {run.name for run in whole.iterdir()}
+    for run in sorted(whole.iterdir()):
+        assert_same(run, tmp_path / run.name)
+        files = {file.name for file in (tmp_path / run.name).iterdir()}
+        assert files - {runs.LOCK} == {file.name for file in run.iterdir()}  # a lock that nobody holds is worth nothing
+        assert json.loads((tmp_path / run.name / runs.PHASE).read_text())["schema"] == 1
