@@ -92,14 +92,12 @@ def flops(
 
 def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> Any:
     """Returns the count of a run's network, pruned weights not counted as nonzero."""
-    import torch
-
-    from pruning import engine
+    from pruning import engine, trees
     from pruning.flops import count_macs
 
     network = engine.load_model(folder, trust_code=trust_code)
-    image = torch.zeros(1, *runs.read_summary(folder)["input"])
-    return count_macs(network, image, convention=convention)
+    example = trees.of_shape(runs.read_summary(folder)["input"])
+    return count_macs(network, example, convention=convention)
 
 
 def _of_model(name: str, size: tuple[int, ...], classes: int, settings: dict[str, Any], convention: str) -> Any:

@@ -16,7 +16,7 @@ from rich.text import Text
 from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted, Warned
 from pruning.events import Progress as Advanced
 
-from .tables import duration, percent
+from .tables import duration, metric, percent
 
 PLAIN_WIDTH = 200  # of a log file: a table's line is not broken at a terminal's edge that is not there
 
@@ -100,7 +100,10 @@ class Screen:
             self.bars.remove_task(self.present)
             self.present = None
         result = event.summary
-        facts = [f"accuracy {percent(result.get('accuracy'), 2)}", f"sparsity {percent(result.get('sparsity'))}"]
+        facts = [
+            f"{result.get('metric_name') or 'accuracy'} {metric(result)}",
+            f"sparsity {percent(result.get('sparsity'))}",
+        ]
         facts.append("done before" if event.reused else duration(result.get("seconds")))
         self.line(f"{result.get('phase') or '':<8}{escape(event.run)}: {', '.join(facts)}")
 
@@ -150,8 +153,10 @@ class Screen:
 
 def _note(record: dict[str, object], epochs: int) -> str:
     parts = [f"epoch {record.get('epoch')}/{epochs}"]
-    for key, name in (("train_loss", "loss"), ("val_accuracy", "val. acc.")):
+    for key, name in (("train_loss", "loss"), ("val_accuracy", "val. acc."), ("val_metric", "val. metric")):
         value = record.get(key)
+        if key == "val_metric" and record.get("val_accuracy") is not None:
+            continue
         if isinstance(value, float):
             parts.append(f"{name} {percent(value) if 'accuracy' in key else f'{value:.4f}'}")
     return ", ".join(parts)

@@ -16,7 +16,7 @@ from .inputs import run_folder
 from .output import emit, emit_json
 from .show import Screen
 
-CURVES = (("val_accuracy", "validation accuracy"), ("train_loss", "training loss"))
+CURVES = (("val_accuracy", "validation accuracy"), ("val_metric", "validation metric"), ("train_loss", "training loss"))
 
 
 def show_run(
@@ -66,6 +66,8 @@ def show_run(
     log = _log(chain)
     for key, name in CURVES:
         points = [(record["phase"], record[key]) for record in log if isinstance(record.get(key), (int, float))]
+        if key == "val_metric" and any(record.get("val_accuracy") is not None for record in log):
+            continue
         if len(points) > 1:
             spans = [f"{phase} {sum(1 for _ in group)}" for phase, group in itertools.groupby(p for p, _ in points)]
             title = f"{name} after each epoch ({', '.join(spans)})"

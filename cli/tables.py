@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pruning.record import runs
+
 Table = tuple[str, list[str], list[list[str]]]
 NONE = "-"
 STATES = {"train": "dense", "prune": "pruned", "retrain": "retrained"}  # what a phase leaves
@@ -22,6 +24,21 @@ def percent(value: float | None, digits: int = 1) -> str:
     while digits < 6 and value < 1 and round(100 * value, digits) == 100:
         digits += 1
     return f"{100 * value:.{digits}f} %"
+
+
+def metric(summary: Mapping[str, Any], digits: int = 2, key: str = "metric") -> str:
+    """Returns the metric of a result as it is printed: `97.3 %` where its scale is 100, else a number."""
+    value, scale = summary.get(key), summary.get("metric_scale") or 100.0
+    if value is None or scale == 100:
+        return percent(value, digits)
+    return f"{scale * value:.{digits}f}"
+
+
+def metric_name(summaries: Sequence[Mapping[str, Any]], short: bool = False) -> str:
+    """Returns the name of the metric that all results share, "metric" where they differ; `short` for a narrow column."""
+    names = {summary.get("metric_name") or "accuracy" for summary in summaries} or {"accuracy"}
+    name = names.pop() if len(names) == 1 else "metric"
+    return "acc." if short and name == "accuracy" else name
 
 
 def count(value: float | None) -> str:
@@ -53,7 +70,8 @@ def duration(seconds: float | None) -> str:
 
 def comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Returns one row per phase; the speedup is theoretical, all MACs over those with a nonzero weight."""
-    columns = ["", ">sparsity", ">accuracy", ">val. acc.", ">nonzero", ">MACs", ">speedup", ">time"]
+    name, short = metric_name(summaries), metric_name(summaries, short=True)
+    columns = ["", ">sparsity", f">{name}", f">val. {short}", ">nonzero", ">MACs", ">speedup", ">time"]
     rows = [[_state(summary), *_facts(summary)] for summary in summaries]
     return "Dense, pruned, retrained (MACs with nonzero weights; speedup in theory)", columns, rows
 
@@ -66,19 +84,19 @@ def _state(summary: Mapping[str, Any]) -> str:
 
 def history(summaries: Sequence[Mapping[str, Any]]) -> Table:
     """Returns one row per run of a chain of parents, oldest first."""
-    columns = ["run", ">sparsity", ">accuracy", ">MACs", ">speedup", ">time"]
+    columns = ["run", ">sparsity", f">{metric_name(summaries)}", ">MACs", ">speedup", ">time"]
     rows = []
     for summary in summaries:
-        sparsity, accuracy, _, _, macs, speedup, time = _facts(summary)
-        rows.append([Path(summary["run"]).name, sparsity, accuracy, macs, speedup, time])
+        sparsity, value, _, _, macs, speedup, time = _facts(summary)
+        rows.append([Path(summary["run"]).name, sparsity, value, macs, speedup, time])
     return "History (MACs with nonzero weights; speedup in theory)", columns, rows
 
 
 def _facts(summary: Mapping[str, Any]) -> list[str]:
     return [
         percent(summary.get("sparsity")),
-        percent(summary.get("accuracy"), 2),
-        percent(summary.get("val_accuracy"), 2),
+        metric(summary),
+        metric(summary, key="val_metric"),
         count(summary.get("nonzero")),
         count(summary.get("sparse_macs")),
         times(summary.get("speedup")),
@@ -131,10 +149,16 @@ def names(kind: str, entries: Sequence[Mapping[str, Any]]) -> Table:
 
 def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
     """Returns the runs under a folder."""
-    columns = ["~run", ">sparsity", ">accuracy", ">speedup", "~time"]
+    columns = [
+        "~run",
+        ">sparsity",
+        f">{metric_name([row for row in rows if row.get('metric_name')])}",
+        ">speedup",
+        "~time",
+    ]
     body = []
     for row in rows:
-        numbers = [percent(row.get("sparsity")), percent(row.get("accuracy"), 2), times(row.get("speedup"))]
+        numbers = [percent(row.get("sparsity")), metric(row), times(row.get("speedup"))]
         state = duration(row["seconds"]) if row["done"] else row["summary"]
         body.append([row["name"], *numbers, state])
     return f"{len(rows)} runs in {out}/", columns, body
@@ -144,7 +168,7 @@ def result(summary: Mapping[str, Any]) -> Table:
     """Returns one result, a line per fact."""
     rows = [
         ["model, data, seed", f"{summary['model']}, {summary['data']}, {summary['seed']}"],
-        ["accuracy", f"{percent(summary['accuracy'], 2)} (validation {percent(summary['val_accuracy'], 2)})"],
+        [metric_name([summary]), f"{metric(summary)} (validation {metric(summary, key='val_metric')})"],
         ["loss", NONE if summary["loss"] is None else f"{summary['loss']:.4f}"],
         ["sparsity", f"{percent(summary['sparsity'], 2)} (compression {times(summary['compression'])})"],
         ["parameters", f"{count(summary['params'])}, nonzero {count(summary['nonzero'])}"],
@@ -213,31 +237,39 @@ def pairs(title: str, values: Mapping[str, Any]) -> Table:
 
 def trials(goal: float, done: Sequence[Any], plan: str = "") -> Table:
     """Returns the trials of a search for a sparsity, in their order; sparsity and accuracy are means over the seeds."""
-    columns = [">setting", ">seeds", ">sparsity", ">accuracy", "run"]
+    summaries = [runs.read_summary(t.runs[0]) for t in done]
+    columns = [">setting", ">seeds", ">sparsity", f">{metric_name(summaries)}", "run"]
     rows = [
-        [f"{t.value:g}", str(len(t.runs)), percent(t.sparsity, 2), percent(t.accuracy, 2), Path(t.runs[0]).name]
-        for t in done
+        [
+            f"{t.value:g}",
+            str(len(t.runs)),
+            percent(t.sparsity, 2),
+            metric({**summary, "metric": t.metric}),
+            Path(t.runs[0]).name,
+        ]
+        for t, summary in zip(done, summaries, strict=True)
     ]
     return f"{plan}{': s' if plan else 'S'}earch for sparsity {percent(goal, 2)}", columns, rows
 
 
 def compared(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Returns a comparison of plans, a row per plan and goal, means +- standard deviations over seeds."""
+    name = metric_name(rows)
     columns = [
-        "plan", ">goal", ">epochs", ">images/s", ">accuracy", ">speedup", ">sparsity", ">stability", ">seeds",
+        "plan", ">goal", ">epochs", ">images/s", f">{name}", ">speedup", ">sparsity", ">stability", ">seeds",
     ]  # fmt: skip
     body = []
     for row in rows:
         numbers = [
             spread(row["images_per_second"], 1, 0),
-            spread(row["accuracy"], 100, 2),
+            spread(row["metric"], row["metric_scale"], 2),
             spread(row["speedup"], 1, 1),
             spread(row["sparsity"], 100, 2),
             spread(row["stability"], 1, 4),
         ]
         goal = NONE if row["goal"] is None else percent(row["goal"])
         body.append([row["plan"], goal, str(row["epochs"]), *numbers, str(len(row["runs"]))])
-    return "Comparison (accuracy and sparsity in %; speedup in theory)", columns, body
+    return f"Comparison ({name} and sparsity in %; speedup in theory)", columns, body
 
 
 def spread(value: Mapping[str, float] | None, factor: float, digits: int) -> str:

@@ -12,7 +12,7 @@ from pruning import plan
 from pruning.plan import PlanError, suggest
 from pruning.record import runs
 
-from .tables import percent
+from .tables import metric, percent
 
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -37,7 +37,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     if row.get("error"):
         line = row["error"]
     elif row["done"]:
-        line = f"accuracy {percent(row.get('accuracy'), 2)}, sparsity {percent(row.get('sparsity'))}"
+        line = f"{row.get('metric_name') or 'accuracy'} {metric(row)}, sparsity {percent(row.get('sparsity'))}"
     else:
         line = "unfinished"
     return {"name": Path(row["run"]).name, "summary": line, "done": row["done"], **runs.result(row)}

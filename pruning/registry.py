@@ -115,6 +115,7 @@ TABLES = {
     "retraining schedule": "pruning.training.schedules:RETRAIN_SCHEDULES",
     "method": "pruning.training.methods:METHODS",
     "optimizer": "pruning.training.optimizers:OPTIMIZERS",
+    "task": "pruning.training.tasks:TASKS",
     "executor": "pruning.study.sweep.executors:EXECUTORS",
 }
 

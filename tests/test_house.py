@@ -20,7 +20,7 @@ FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 
 # Bottom first. A module imports from lower floors and, on its own floor, inside its own wing only.
 FLOORS = (
-    {"errors", "events", "ops", "layers", "seeds", "value_range"},
+    {"errors", "events", "ops", "layers", "seeds", "trees", "value_range"},
     {"usercode"},
     {"registry"},
     {"plan"},
@@ -36,7 +36,12 @@ FLOORS = (
 ROOMS = {
     "record": ({"runs"}, {"checkpoint", "environment", "stamp", "kept"}, {"trust"}),
     "deciding": ({"criteria", "allocation", "ablations"}, {"filters", "scoring"}, {"decision"}),
-    "training": ({"ramps", "schedules", "masked_weight", "masters"}, {"optim"}, {"methods", "optimizers"}, {"loop"}),
+    "training": (
+        {"tasks", "ramps", "schedules", "masked_weight", "masters"},
+        {"optim"},
+        {"methods", "optimizers"},
+        {"loop"},
+    ),
     "study": ({"spread", "studies"}, {"search", "sweep", "report"}, {"compare"}),
 }
 FLOOR = {name: level for level, names in enumerate(FLOORS) for name in names}

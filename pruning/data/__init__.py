@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from pruning import usercode
 from pruning.data.cifar import cifar10, cifar100
@@ -17,7 +16,7 @@ from pruning.data.folder import folder_data
 from pruning.data.idx import fashion_mnist, mnist
 from pruning.data.own import own_data
 from pruning.data.places import data_folder
-from pruning.data.source import Pair, Source, divide
+from pruning.data.source import Source, divide
 from pruning.data.tensors import TensorData
 from pruning.plan import PlanError, suggest
 
@@ -45,15 +44,17 @@ class Data(Protocol):
     """What the engine asks of a data set; see :class:`pruning.data.tensors.TensorData`."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: Any
     classes: int
     sizes: dict[str, int]
+    task: Any  # the name of what is learnt from it, or the task itself
 
     def steps_per_epoch(self, batch_size: int) -> int: ...
-    def train_batches(self, batch_size: int, epoch: int, seed: int) -> Iterator[Pair]: ...
-    def batches(self, part: str, batch_size: int) -> Iterator[Pair]: ...
-    def balanced(self, per_class: int, seed: int) -> Pair: ...
-    def example(self) -> Tensor: ...
+    def train_batches(self, batch_size: int, epoch: int, seed: int) -> Iterator[tuple[Any, Any]]: ...
+    def batches(self, part: str, batch_size: int) -> Iterator[tuple[Any, Any]]: ...
+    def balanced(self, per_class: int, seed: int) -> tuple[Any, Any]: ...
+    def example(self) -> Any: ...
+    def first(self) -> tuple[Any, Any]: ...
 
 
 def load(

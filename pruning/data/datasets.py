@@ -80,6 +80,7 @@ class ItemData:
         device: torch.device | str = "cpu",
     ) -> None:
         self.name = name
+        self.task = "classification"
         self.classes = classes
         self.sizes = {part: len(parts[part][1]) for part in PARTS}
         self._index = {part: index.tolist() for part, (_, index) in parts.items()}
@@ -131,7 +132,12 @@ class ItemData:
 
     def example(self) -> Tensor:
         """Returns x [1, ...] of the first training item."""
-        return self._prepare.plain(self._stored("train", self._index["train"][:1], 0)[0].to(self._device))
+        return self.first()[0]
+
+    def first(self) -> Pair:
+        """Returns (x [1, ...], y [1]) of the first training item."""
+        x, y = self._stored("train", self._index["train"][:1], 0)
+        return self._prepare.plain(x.to(self._device)), y.to(self._device)
 
     def _check(self, part: str, first: Tensor) -> None:
         if not self._index[part]:

@@ -2,7 +2,8 @@
 
 Each part is a pair (x, y) of tensors or arrays, or a torch data set of such pairs; validation may be None, and is then
 split off. A uint8 x is taken for images of 0 to 255. Labels are integers from 0; there are as many classes as the
-dict's "classes" says, or as the largest training label shows.
+dict's "classes" says, or as the largest training label shows. With a "task" (a name, a class or "file.py:name") in the
+dict, or with x a tuple or dict of inputs, examples may have any form (:mod:`pruning.data.free`); "classes" must be given then.
 
 What a data set does to its items at random, it does to those of a validation part that is split off, too, and to
 training items that are only looked at, then the same every time: give a validation set of its own to avoid the first.
@@ -19,6 +20,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from pruning import seeds, usercode
 from pruning.data.datasets import ItemData
+from pruning.data.free import FreeData
 from pruning.data.source import PARTS, Pair, Source, divide, split
 from pruning.data.tensors import TensorData
 from pruning.plan import PlanError
@@ -33,10 +35,12 @@ def own_data(
     rule: str,
     split_seed: int,
     **settings: Any,
-) -> TensorData | ItemData:
+) -> TensorData | ItemData | FreeData:
     """Returns the data set that the function `name` gives, split by `rule` where it has no validation part."""
     parts = _call(name, offered, options)
-    given = [value for key, value in parts.items() if key != "classes" and value is not None]
+    if (parts["task"] is not None and parts["task"] != "classification") or _several(parts["train"]):
+        return _free(name, parts, rule, split_seed, settings)
+    given = [value for key, value in parts.items() if key in PARTS and value is not None]
     if any(isinstance(value, Dataset) and not isinstance(value, TensorDataset) for value in given):
         return _items(name, parts, rule, split_seed, settings)
     return TensorData(name, divide(_tensors(name, parts), rule, split_seed), **settings)
@@ -50,12 +54,41 @@ def _call(name: str, offered: Mapping[str, Any], options: Mapping[str, Any]) -> 
         given = dict(zip(PARTS, given, strict=True))
     if not isinstance(given, Mapping):
         raise PlanError(f"{what} must return (train, validation, test) or a dict of them, not {type(given).__name__}")
-    unknown = set(given) - {*PARTS, "classes"}
+    unknown = set(given) - {*PARTS, "classes", "task"}
     if unknown or given.get("train") is None or given.get("test") is None:
         raise PlanError(
-            f"{what} must return train, validation (or None) and test, and may return classes, not {sorted(given)}"
+            f"{what} must return train, validation (or None) and test, and may return classes and task, not {sorted(given)}"
         )
-    return {key: given.get(key) for key in (*PARTS, "classes")}
+    return {key: given.get(key) for key in (*PARTS, "classes", "task")}
+
+
+def _several(given: Any) -> bool:
+    """Returns whether x of a part is a tuple or dict of inputs."""
+    pair = isinstance(given, (tuple, list)) and len(given) == 2
+    return pair and isinstance(given[0], (Mapping, tuple, list)) and not _is_array(given[0])
+
+
+def _is_array(value: Any) -> bool:
+    """Returns whether a value is a list of numbers, which is one tensor."""
+    try:
+        torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return not (isinstance(value, (tuple, list)) and any(isinstance(part, Tensor) for part in value))
+
+
+def _free(name: str, parts: Mapping[str, Any], rule: str, split_seed: int, settings: Mapping[str, Any]) -> FreeData:
+    for key in ("augment", "normalize"):
+        if settings[key] not in ("default", "none"):
+            raise PlanError(f"{key} '{settings[key]}' is for images with one label each, which data '{name}' has not")
+    classes = parts["classes"]
+    if classes is None or type(classes) is not int or classes < 1:
+        raise PlanError(
+            f"data '{name}': a task other than classification, or several inputs, need \"classes\", the number of "
+            f"outputs, a positive integer, not {classes!r}"
+        )
+    task = parts["task"] or "classification"
+    return FreeData(name, parts, classes, task, rule=rule, split_seed=split_seed, device=settings["device"])
 
 
 def _tensors(name: str, parts: Mapping[str, Any]) -> Source:

@@ -23,6 +23,7 @@ class TensorData:
         self, name: str, source: Source, *, augment: str, normalize: str, padding: int, device: torch.device | str
     ) -> None:
         self.name = name
+        self.task = "classification"
         self.classes = source.classes
         self.shape = tuple(source.train[0].shape[1:])  # (C, H, W) for images
         self._device = torch.device(device)
@@ -77,7 +78,12 @@ class TensorData:
 
     def example(self) -> Tensor:
         """Returns x [1, ...] of the first training image."""
-        return self._prepare.plain(self._parts["train"][0][:1])
+        return self.first()[0]
+
+    def first(self) -> Pair:
+        """Returns (x [1, ...], y [1]) of the first training image."""
+        images, labels = self._parts["train"]
+        return self._prepare.plain(images[:1]), labels[:1]
 
 
 def _constants(source: Source) -> Affine:

@@ -14,6 +14,7 @@ from pruning.deciding import scoring
 from pruning.deciding.ablations import ABLATIONS, Ablation
 from pruning.deciding.allocation.sharing import Share, allocate, shared
 from pruning.deciding.criteria import Criterion
+from pruning.deciding.criteria.base import Objective
 from pruning.deciding.filters import prune_filters
 from pruning.deciding.scoring import Batch, score, warn
 from pruning.errors import PlanError
@@ -101,6 +102,7 @@ class Decision:
         *,
         masks: Mapping[str, Tensor] | None = None,
         batch: Batch | None = None,
+        task: Objective | None = None,
         generator: torch.Generator | None = None,
         tell: Tell = warn,
     ) -> Masks:
@@ -115,7 +117,7 @@ class Decision:
         if self.filters is not None:
             return self._without_filters(model, masks, generator)
         entry, ablation = self.check()
-        sample = scoring.make_sample(self.criterion, batch, self.mode, self.micro_batch, generator)
+        sample = scoring.make_sample(self.criterion, batch, self.mode, self.micro_batch, generator, task)
         weights = scoring.prunable_weights(model, self.exclude, masks)
         present = None if masks is None else {name: masks[name].to(weight.device) for name, weight in weights.items()}
         now: Mapping[str, Tensor] | None = present
@@ -188,13 +190,15 @@ def prune(
     rebuild: Callable[[], nn.Module] | None = None,
     min_per_layer: int = 0,
     rates: Mapping[str, float] | None = None,
+    task: Objective | None = None,
     generator: torch.Generator | None = None,
     seed: int = 0,
     tell: Tell = warn,
 ) -> Masks:
     """Returns the masks of a :class:`Decision` made of these settings, applied: pruned weights are exactly +0.
 
-    `batch` is (inputs, labels) or inputs alone, as the criterion needs; `masks` are the present ones. An ablation that changes
+    `batch` is (inputs, labels) or inputs alone, as the criterion needs; `masks` are the present ones. `task` says how the model
+    is called and what its loss is, cross-entropy unless given. An ablation that changes
     the network ("reinit") needs `rebuild`, a function that returns the model with a new initialization.
     """
     if not 0 <= sparsity <= 1:
@@ -215,7 +219,7 @@ def prune(
         min_per_layer=min_per_layer,
     )
     generator = seeds.generator(seed, "scores") if generator is None else generator
-    decided = asked.decide(model, masks=masks, batch=batch, generator=generator, tell=tell)
+    decided = asked.decide(model, masks=masks, batch=batch, task=task, generator=generator, tell=tell)
     put(model, decided, control, rebuild)
     return decided
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pruning import seeds
+from pruning import seeds, trees
 from pruning.deciding.criteria import CRITERIA, Criterion
-from pruning.deciding.criteria.base import Sample
+from pruning.deciding.criteria.base import CrossEntropy, Objective, Sample
 from pruning.errors import PlanError
 from pruning.events import Event, Tell, Warned
 from pruning.masks import prunable
 from pruning.plan import ScoringMode
 from pruning.value_range import value_range
 
-Batch = Tensor | tuple[Tensor, Tensor | None]  # inputs [n, ...] alone, or with labels int64 [n]
+Batch = Any  # inputs [n, ...] alone, or (inputs, labels); each a tensor, or dicts of such, inputs also tuples
 
 
 def warn(event: Event) -> None:
@@ -36,6 +37,7 @@ def score(
     exclude: Iterable[str] = (),
     mode: ScoringMode | None = None,
     micro_batch: int | None = None,
+    task: Objective | None = None,
     generator: torch.Generator | None = None,
     seed: int = 0,
     tell: Tell = warn,
@@ -43,12 +45,13 @@ def score(
     """Returns {name: scores} of the prunable weights, larger = keep; the model is left as it was.
 
     `batch` is (inputs, labels) or inputs alone, as the criterion needs; `mode` is the modules' mode while scoring, eval
-    unless "train"; `micro_batch` examples go through the model at once, without effect on the scores. `masks` take
-    weights out before scoring. Without a `generator` one is derived from `seed`.
+    unless "train"; `micro_batch` examples go through the model at once, without effect on the scores. `task` says how
+    the model is called and what its loss is, cross-entropy unless given. `masks` take weights out before scoring.
+    Without a `generator` one is derived from `seed`.
     """
     entry = find(criterion, mode=mode, micro_batch=micro_batch)
     generator = seeds.generator(seed, "scores") if generator is None else generator
-    sample = make_sample(criterion, batch, mode, micro_batch, generator)
+    sample = make_sample(criterion, batch, mode, micro_batch, generator, task)
     weights = prunable_weights(model, exclude, masks)
     scores = take(entry, model, masked(weights, masks), sample)
     check(criterion, scores, masks, tell)
@@ -103,6 +106,7 @@ def make_sample(
     mode: ScoringMode | None,
     micro_batch: int | None,
     generator: torch.Generator,
+    task: Objective | None = None,
 ) -> Sample:
     """Returns the batch and how to score it; raises PlanError where it is not what the criterion needs."""
     inputs, labels = batch if isinstance(batch, tuple | list) else (batch, None)
@@ -110,15 +114,17 @@ def make_sample(
     if needs != "nothing" and (inputs is None or (needs == "labels" and labels is None)):
         what = "(inputs, labels)" if needs == "labels" else "inputs"
         raise PlanError(f"criterion '{criterion}' scores a sample: give it as batch={what}")
-    if inputs is not None and labels is not None and len(inputs) != len(labels):
-        raise PlanError(f"the batch has {len(inputs)} inputs and {len(labels)} labels; it needs one label for each")
-    if inputs is not None and len(inputs) == 0:
+    number = 0 if inputs is None else trees.examples(inputs)
+    if inputs is not None and labels is not None and number != trees.examples(labels):
+        what = f"{number} inputs and {trees.examples(labels)} labels"
+        raise PlanError(f"the batch has {what}; it needs one label for each")
+    if inputs is not None and number == 0:
         raise PlanError("the batch is empty")
     if mode not in (None, "eval", "train"):
         raise PlanError(f"mode '{mode}' is unknown; allowed: eval, train")
     if mode == "train" and micro_batch is not None:
         raise PlanError("micro_batch needs mode 'eval': in train mode the scores would depend on it")
-    return Sample(generator, inputs, labels, mode or "eval", micro_batch)
+    return Sample(generator, inputs, labels, mode or "eval", micro_batch, task or CrossEntropy())
 
 
 def check(criterion: str, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, tell: Tell) -> None:

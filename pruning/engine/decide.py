@@ -59,6 +59,7 @@ def masks(session: Session, bench: Workbench, network: nn.Module, phase: Prune, 
         network,
         masks=present,
         batch=None if asked.filters else _sample(bench, phase),
+        task=bench.task,
         generator=generator(bench.train.seed, "scores"),
         tell=session.tell,
     )

@@ -142,6 +142,7 @@ def fit_in(
         batch_size=train.batch_size,
         seed=derive(train.seed, "cycle", cycle),
         method=method,
+        task=bench.task,
         device=bench.device,
         first_step=first_step,
         precision=train.precision,

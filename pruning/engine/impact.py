@@ -28,12 +28,12 @@ def impact(bench: Workbench, run: Path, network: nn.Module, schedule: str) -> fl
     if kind == "norm":
         return norm_lost(run, network)
     before, after = _around_last_prune(run)
-    accuracies = []
+    metrics = []
     for file in (before, after):
         checkpoint.restore(network, _weights(file), file)
-        batches = bench.data.batches("train", loop.EVALUATION_BATCH)
-        accuracies.append(loop.evaluate(network, batches, bench.device, bench.train.precision)[0])
-    return schedules.accuracy_impact(*accuracies)
+        batches = bench.data.batches("train", bench.task.evaluation_batch)
+        metrics.append(loop.evaluate(network, batches, bench.task, bench.device, bench.train.precision)[0])
+    return schedules.accuracy_impact(*metrics)
 
 
 def norm_lost(run: Path, network: nn.Module) -> float:

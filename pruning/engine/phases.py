@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruning.engine import decide
 from pruning.engine.fitting import fit_in, masked_state, optimizer_state, split_state
 from pruning.engine.impact import impact
-from pruning.engine.results import accuracy_on_test, load_state, measure, summarize
+from pruning.engine.results import load_state, measure, metric_on_test, summarize
 from pruning.engine.session import Session, Workbench
 from pruning.events import PhaseStarted
 from pruning.masks import Masks, prunable
@@ -66,7 +66,7 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
             session, job.bench, job.folder, network, phase="train", cycle=0, epochs=phase.epochs, lr=lr,
             method=method, extra=extra, momenta={}, keep=phase.keep_epochs, keep_steps=phase.keep_steps,
         )  # fmt: skip
-        before = None if phase.method == "none" else accuracy_on_test(job.bench, network)
+        before = None if phase.method == "none" else metric_on_test(job.bench, network)
         return _ended(job, network, method, optimizer, before, epochs=phase.epochs)
 
     return make
@@ -88,7 +88,7 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
         if phase.recalibrate == "one-pass":
             train = job.bench.train
             recalibrate(
-                network, job.bench.data, batch_size=train.batch_size, seed=train.seed, device=job.bench.device,
+                network, job.bench.data, job.bench.task, batch_size=train.batch_size, seed=train.seed, device=job.bench.device,
                 precision=train.precision,
             )  # fmt: skip
         return _finish(job, network, masks, masked_state(momenta, masks) if keeps else {}, epochs=0)
@@ -138,7 +138,7 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
             session, job.bench, job.folder, network, phase="retrain", cycle=cycle, epochs=epochs, first_step=first_step,
             lr=_retrain_schedule(job, phase), method=method, extra=extra, momenta=momenta,
         )  # fmt: skip
-        before = None if phase.method == "none" else accuracy_on_test(job.bench, network)
+        before = None if phase.method == "none" else metric_on_test(job.bench, network)
         done = epochs - first_step // per_epoch
         return _ended(job, network, method, optimizer, before, epochs=done)
 
@@ -148,11 +148,14 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
 def _ended(
     job: Job, network: nn.Module, method: Method, optimizer: torch.optim.Optimizer, before: float | None, epochs: int
 ) -> dict[str, Any]:
-    """Returns the summary after leaving the network plain; `before` is its accuracy before a method's last pruning."""
+    """Returns the summary after leaving the network plain; `before` is its metric before a method's last pruning."""
     masks = method.finish()
     momenta = masked_state(optimizer_state(optimizer, network), masks)
     summary = _finish(job, network, masks, momenta, epochs=epochs)
-    return summary if before is None else {**summary, "accuracy_before_prune": before}
+    if before is None:
+        return summary
+    accuracy = {"accuracy_before_prune": before} if summary["accuracy"] is not None else {}
+    return {**summary, **accuracy, "metric_before_prune": before}
 
 
 def dense_schedule(train: Train, steps_per_epoch: int) -> Callable[[int], float]:

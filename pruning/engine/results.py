@@ -19,17 +19,19 @@ from pruning.training import loop
 
 
 def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Returns the network's accuracies, loss, sparsity and MACs.
+    """Returns the network's metric, loss, sparsity and MACs.
 
-    Sparsity is over the masked tensors; of a dense network it is 0 over all prunable ones. `accuracy` and `loss` are of the
-    test images, `speedup` is dense over nonzero MACs: theoretical. Where filters are gone, `sparsity_with_inputs` also counts
+    Sparsity is over the masked tensors; of a dense network it is 0 over all prunable ones. `metric` and `loss` are of the
+    test examples, `speedup` is dense over nonzero MACs: theoretical. Where filters are gone, `sparsity_with_inputs` also counts
     the weights that would read them.
     """
     data, device, precision = bench.data, bench.device, bench.train.precision
-    accuracy, loss = loop.evaluate(network, data.batches("test", loop.EVALUATION_BATCH), device, precision)
-    val_accuracy = None
+    task, size = bench.task, bench.task.evaluation_batch
+    metric, loss = loop.evaluate(network, data.batches("test", size), task, device, precision)
+    val_metric = None
     if data.sizes["validation"]:
-        val_accuracy, _ = loop.evaluate(network, data.batches("validation", loop.EVALUATION_BATCH), device, precision)
+        val_metric, _ = loop.evaluate(network, data.batches("validation", size), task, device, precision)
+    is_accuracy = task.metric_name == "accuracy"
     counts = (
         masks.counts()
         if masks is not None
@@ -41,9 +43,13 @@ def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: 
     if masks is not None and masks.extra:  # filters are gone; what read them is idle, which the masks do not count
         structure = {"sparsity_with_inputs": 1.0 - densities(network, masks)[1]}
     return {
-        "accuracy": accuracy,
+        "accuracy": metric if is_accuracy else None,
         "loss": loss,
-        "val_accuracy": val_accuracy,
+        "val_accuracy": val_metric if is_accuracy else None,
+        "metric": metric,
+        "metric_name": task.metric_name,
+        "metric_scale": task.metric_scale,
+        "val_metric": val_metric,
         "sparsity": 1.0 - kept / total,
         "compression": total / kept if kept else None,
         "params": report.params,
@@ -56,10 +62,10 @@ def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: 
     }
 
 
-def accuracy_on_test(bench: Workbench, network: nn.Module) -> float:
-    """Returns the network's accuracy on the test images, as it stands."""
-    batches = bench.data.batches("test", loop.EVALUATION_BATCH)
-    return loop.evaluate(network, batches, bench.device, bench.train.precision)[0]
+def metric_on_test(bench: Workbench, network: nn.Module) -> float:
+    """Returns the network's metric on the test examples, as it stands."""
+    batches = bench.data.batches("test", bench.task.evaluation_batch)
+    return loop.evaluate(network, batches, bench.task, bench.device, bench.train.precision)[0]
 
 
 def summarize(bench: Workbench, run: Path, phase: str, measured: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -74,13 +80,21 @@ def summarize(bench: Workbench, run: Path, phase: str, measured: dict[str, Any],
         "device": str(bench.device),
         "backend": ops.backend(bench.device),
         **measured,
-        "input": list(bench.data.shape),
+        "input": _listed(bench.data.shape),
         "classes": bench.data.classes,
+        "task": bench.task_name,
         **more,
     }
     if not math.isfinite(summary["loss"]):
         raise PlanError(f"the test loss of run '{run}' is {summary['loss']}: the network is broken")
     return summary
+
+
+def _listed(shape: Any) -> Any:
+    """Returns shapes as JSON has them."""
+    if isinstance(shape, dict):
+        return {key: _listed(inner) for key, inner in shape.items()}
+    return [_listed(inner) if isinstance(inner, (tuple, list, dict)) else inner for inner in shape]
 
 
 def load_state(run: Path, network: nn.Module) -> tuple[Masks | None, dict[str, Tensor]]:

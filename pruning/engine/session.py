@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning import data, models
 from pruning.data import Data, data_folder
@@ -16,6 +18,8 @@ from pruning.events import Tell, Warned, silent
 from pruning.plan import PlanError, Train
 from pruning.record import runs, trust
 from pruning.record.stamp import located, place, stamped
+from pruning.training.tasks import TASKS
+from pruning.training.tasks.base import Task
 
 
 @dataclass
@@ -38,6 +42,8 @@ class Workbench:
     code: dict[str, str]  # absolute paths of the user's source files, by key of phase.json's `code`
     data_dir: str | None
     data: Data
+    task: Task
+    task_name: str
     device: torch.device
 
     @property
@@ -56,17 +62,18 @@ class Workbench:
             weight_init=train.weight_init,
             norm_init=train.norm_init,
             seed=seed,
+            trial=_trial(self.task_name, self.data.shape),
         )
         return network.to(self.device)
 
     def check(self, network: nn.Module) -> None:
-        """Raises PlanError where the network cannot take an image of the data or does not return [N, classes]."""
-        x = self.data.example()
+        """Raises PlanError where the network cannot take the data's examples or returns what the task cannot use."""
+        x, y = self.data.first()
         mode = network.training
         network.eval()
         try:
             with torch.no_grad():
-                logits = network(x)
+                output = self.task.forward(network, x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise PlanError(
@@ -74,15 +81,9 @@ class Workbench:
             ) from error
         finally:
             network.train(mode)
-        if not isinstance(logits, Tensor):
-            raise PlanError(
-                f"model '{self.train.model}' returns a {type(logits).__name__}, not a tensor of class scores"
-            )
-        if logits.shape != (1, self.data.classes):
-            raise PlanError(
-                f"model '{self.train.model}' returns {list(logits.shape)} for one image; "
-                f"'{self.train.data}' has {self.data.classes} classes, so [1, {self.data.classes}] is expected"
-            )
+        with torch.no_grad():
+            self.task.check(output, y, self.data.classes, f"model '{self.train.model}'")
+            self.task.loss(output, y, self.train.label_smoothing)
 
 
 def open_session(
@@ -153,24 +154,50 @@ def workbench(session: Session, train: Train, code: dict[str, str], data_dir: st
         train.data == "digits" or train.data_code
     )  # these read no folder of their own accord
     absolute = str(data_folder(where).resolve()) if stored else None
-    return Workbench(train, code, absolute, session.loaded[key], session.device)
+    loaded = session.loaded[key]
+    task, name = find_task(train.task or loaded.task, code.get("task"))
+    return Workbench(train, code, absolute, loaded, task, name, session.device)
+
+
+def find_task(named: Any, path: str | None = None) -> tuple[Task, str]:
+    """Returns a task and its name; `named` is a name, code of the user's own, or the task itself, made or not."""
+    if isinstance(named, str):
+        named, name = TASKS.find(place(named, path)).load(), named
+    else:
+        name = getattr(named, "__name__", type(named).__name__)
+    task = named() if isinstance(named, type) else named
+    if not isinstance(task, Task):
+        raise PlanError(f"task '{name}' must be a pruning.training.tasks.base.Task, not {type(task).__name__}")
+    return task, name
+
+
+def _trial(task: str, shape: Any) -> Callable[[nn.Module, str], None] | None:
+    """Returns how a new network is tried: on blank images where it classifies such, else not before the data is there."""
+    images = task == "classification" and not isinstance(shape, dict) and all(isinstance(n, int) for n in shape)
+    return None if images else _untried
+
+
+def _untried(network: nn.Module, what: str) -> None:
+    """Leaves the network untried: what its task makes of its output is checked with the data's own examples."""
 
 
 def build_recorded(session: Session, run: Path) -> nn.Module:
     """Returns the finished run's network on the device, freshly initialized; needs no data."""
     train, code, _ = recorded(session, run)
     summary = runs.read_summary(run)
+    shape = summary["input"]
     network = models.build(
         place(train.model, code.get("model_code")),
-        tuple(summary["input"]),
+        shape if isinstance(shape, dict) else tuple(tuple(s) if isinstance(s, list) else s for s in shape),
         summary["classes"],
         options=train.model_options,
         weight_init=train.weight_init,
         norm_init=train.norm_init,
         seed=train.seed,
+        trial=_trial(summary.get("task", "classification"), shape),
     )
     return network.to(session.device)
 
 
-def _size(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+def _size(shape: Any) -> str:
+    return "x".join(map(str, shape)) if all(isinstance(n, int) for n in shape) else str(shape)

@@ -39,6 +39,8 @@ def shrink_run(run: Path | str, to: Path | None = None, *, library: bool = False
     if masks is None:
         raise PlanError(f"run '{run}' is not pruned (prune prune RUN --structure filters --sparsity S)")
     summary = runs.read_summary(run)
+    if isinstance(summary["input"], dict) or not all(isinstance(size, int) for size in summary["input"]):
+        raise PlanError(f"run '{run}' is of a network with several inputs, whose filters cannot be removed")
     example = torch.randn(EXAMPLES, *summary["input"], generator=torch.Generator().manual_seed(0))
     small, difference = (shrink_with_library if library else shrink)(network, masks, example)
     was = {name: list(parameter.shape) for name, parameter in network.named_parameters()}

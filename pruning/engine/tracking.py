@@ -8,7 +8,8 @@ from typing import Any
 
 from pruning.plan import PlanError
 
-_SCALARS = ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "density", "images_per_second")
+_SCALARS = ("lr", "train_loss", "train_accuracy", "train_metric", "val_loss", "val_accuracy", "val_metric", "density",
+            "images_per_second")  # fmt: skip
 
 
 def tracker(kind: str | None, run: Path, first_epoch: int) -> Callable[[dict[str, Any] | None], None]:
@@ -29,7 +30,8 @@ def tracker(kind: str | None, run: Path, first_epoch: int) -> Callable[[dict[str
             writer.close()
             return
         for key in _SCALARS:
-            if record[key] is not None:
+            double = key.endswith("_metric") and record[key.replace("metric", "accuracy")] is not None
+            if record[key] is not None and not double:
                 writer.add_scalar(key, record[key], record["epoch"])
 
     return track

@@ -17,7 +17,6 @@ from pruning.models.lenet import lenet5, perceptron
 from pruning.models.libraries import timm_model, torchvision_model
 from pruning.models.resnet import resnet
 from pruning.models.resnet_cifar import resnet_cifar
-from pruning.models.shapes import Shape
 from pruning.models.vgg import vgg
 from pruning.models.wide_resnet import wide_resnet
 from pruning.plan import PlanError, suggest
@@ -59,29 +58,34 @@ FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
 
 def build(
     name: str,
-    shape: Shape,
+    shape: Any,
     classes: int,
     *,
     options: Mapping[str, Any] | None = None,
     weight_init: str = "default",
     norm_init: str = "default",
     seed: int,
+    trial: Callable[[nn.Module, str], None] | None = None,
 ) -> nn.Module:
-    """Returns the network `name` for images of `shape` (C, H, W) and `classes` outputs, on the CPU, in training mode.
+    """Returns the network `name` for examples of `shape`, (C, H, W) of images, and `classes` outputs, on the CPU, in training mode.
 
     Its weights depend on `seed` alone; the global generators are left as they were. A user's function is called with
-    those of `shape`, `classes` and the options that its signature accepts. The network is tried on two blank images.
+    those of `shape`, `classes` and the options that its signature accepts. The network is tried on two blank images, or as
+    `trial` (network, what it is) does.
     """
     what = f"model '{name}'"
     with usercode.seeded(seeds.derive(seed, "init")), torch.device("cpu"):
-        offered = {"shape": tuple(shape), "classes": classes}
+        offered = {"shape": shape if isinstance(shape, Mapping) else tuple(shape), "classes": classes}
         if usercode.is_code(name):
             model = usercode.call(what, usercode.load(name), offered, options or {})
         else:
             model = usercode.call(what, family(name), offered, options or {}, typed=True)
         if not isinstance(model, nn.Module):
             raise PlanError(f"{what} must be a torch.nn.Module; the function returned {type(model).__name__}")
-        check(model, tuple(shape), classes, what)
+        if trial is None:
+            check(model, tuple(shape), classes, what)
+        else:
+            trial(model, what)
     with usercode.seeded(seeds.derive(seed, "init", "drawn anew")):
         initialize(model, weight_init, norm_init)
     return model.train()

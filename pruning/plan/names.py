@@ -52,7 +52,7 @@ def named(kind: str) -> AfterValidator:
 
 
 CODED = {  # the settings of phases that may name code of the user's own, beside model and data, and the kind of what they name
-    "train": {"optimizer": "optimizer", "schedule": "schedule", "method": "method"},
+    "train": {"task": "task", "optimizer": "optimizer", "schedule": "schedule", "method": "method"},
     "prune": {"criterion": "criterion", "allocation": "allocation", "ablation": "ablation"},
     "retrain": {"technique": "technique", "schedule": "retraining schedule", "method": "method"},
 }

@@ -39,6 +39,7 @@ class Train(Settings):
     data: str
     data_options: dict[str, Option] = Field(default={})
     data_code: str | None = None
+    task: Annotated[str, named("task")] | None = None  # what is learnt; None: as the data says
     split: SplitRule = "train-10"
     augment: Literal["default", "none", "crop-flip", "crop"] = "default"
     normalize: Literal["default", "channel", "image", "none"] = "default"

@@ -28,7 +28,8 @@ WEIGHTS, MASKS, MOMENTA, RESUME = (
 )
 
 RESULT_KEYS = (
-    "run", "phase", "model", "data", "seed", "device", "backend", "epochs", "accuracy", "loss", "val_accuracy", "sparsity",
+    "run", "phase", "model", "data", "seed", "device", "backend", "epochs", "accuracy", "loss", "val_accuracy", "metric",
+    "metric_name", "metric_scale", "val_metric", "sparsity",
     "compression", "params", "nonzero", "macs", "sparse_macs", "speedup", "seconds", "images_per_second",
 )  # fmt: skip
 
@@ -173,7 +174,11 @@ def read_phase(run: Path) -> Phase:
 
 def read_summary(run: Path) -> dict[str, Any]:
     """Returns summary.json, with `run` as the folder's path here and now."""
-    return {**read_json(check_run(run) / SUMMARY), "run": str(run)}
+    summary = read_json(check_run(run) / SUMMARY)
+    if "metric" not in summary:  # of a version that knew classification alone
+        summary |= {"metric": summary.get("accuracy"), "metric_name": "accuracy", "metric_scale": 100.0}
+        summary |= {"val_metric": summary.get("val_accuracy")}
+    return {**summary, "run": str(run)}
 
 
 def result(summary: Mapping[str, Any]) -> dict[str, Any]:

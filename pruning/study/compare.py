@@ -16,7 +16,7 @@ from pruning.study import search
 from pruning.study.spread import Spread, spread
 from pruning.training.methods import METHODS
 
-MEASURED = ("images_per_second", "accuracy", "speedup", "sparsity", "stability")
+MEASURED = ("images_per_second", "accuracy", "metric", "speedup", "sparsity", "stability")
 
 
 def with_goal(plan: Plan, sparsity: float) -> Plan:
@@ -146,21 +146,25 @@ def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
     """Returns what one plan with one seed gave."""
     summaries = [runs.read_summary(folder) for folder in folders]
     last = summaries[-1]
-    accuracy = max(last["accuracy"], summaries[-2]["accuracy"]) if tuned else last["accuracy"]
+    metric = max(last["metric"], summaries[-2]["metric"]) if tuned else last["metric"]
     trained = [s for s in summaries if s["images_per_second"]]
     if tuned:
         trained = trained[:-1]  # plain training under masks: no part of the method
     time = sum(s["epochs"] / s["images_per_second"] for s in trained)
     before, after = None, 0.0
     for summary in summaries:
-        if "accuracy_before_prune" in summary:
-            before, after = summary["accuracy_before_prune"], summary["accuracy"]
+        known = summary.get("metric_before_prune", summary.get("accuracy_before_prune"))
+        if known is not None:
+            before, after = known, summary["metric"]
     for earlier, later in itertools.pairwise(summaries):
         if later["phase"] == "prune":
-            before, after = earlier["accuracy"], later["accuracy"]
+            before, after = earlier["metric"], later["metric"]
     return {
         "images_per_second": sum(s["epochs"] for s in trained) / time if time else None,
-        "accuracy": accuracy,
+        "accuracy": metric if last["metric_name"] == "accuracy" else None,
+        "metric": metric,
+        "metric_name": last["metric_name"],
+        "metric_scale": last["metric_scale"],
         "speedup": last["speedup"],
         "sparsity": last["sparsity"],
         "stability": None if before is None else stability(before, after),
@@ -178,6 +182,8 @@ def _row(plan: Plan, goal: float | None, results: list[dict[str, Any]]) -> dict[
         "goal": goal,
         "epochs": epochs,
         **spreads,
+        "metric_name": results[0]["metric_name"],
+        "metric_scale": results[0]["metric_scale"],
         "setting": None,
         "runs": runs_of,
     }

@@ -33,7 +33,7 @@ class Trial:
 
     value: float
     sparsity: float
-    accuracy: float
+    metric: float
     runs: tuple[Path, ...]  # one a seed
 
 
@@ -161,7 +161,7 @@ def find(
             results.append(runs.read_summary(folders[-1]))
             if abs(_logit(results[0]["sparsity"]) - _logit(goal)) > FAR:
                 break
-        means = [statistics.fmean(result[key] for result in results) for key in ("sparsity", "accuracy")]
+        means = [statistics.fmean(result[key] for result in results) for key in ("sparsity", "metric")]
         done.append(Trial(value, means[0], means[1], tuple(folders)))
         report(done[-1])
         return done[-1].sparsity
@@ -170,10 +170,11 @@ def find(
         return done[-1]
     whole = [trial for trial in done if len(trial.runs) == len(wanted)]
     best = min(whole or done, key=lambda trial: abs(trial.sparsity - goal))
+    name_of = runs.read_summary(best.runs[0])["metric_name"]
     over = f" over {len(best.runs)} seeds" if len(best.runs) > 1 else ""
     raise Exhausted(
         f"no {name} among {len(done)} trials gives sparsity {goal:g} within {100 * TOLERANCE:g} points; the best, {name} = "
-        f"{best.value:g}, gives {best.sparsity:.4f} with accuracy {best.accuracy:.4f}{over} (run {best.runs[0]}); "
+        f"{best.value:g}, gives {best.sparsity:.4f} with {name_of} {best.metric:.4f}{over} (run {best.runs[0]}); "
         f"search longer, or from there: --set method_options.{name}={best.value:g}",
         best,
     )

@@ -1,4 +1,4 @@
-"""The closed loop: training and evaluation of a classifier. A method acts through its hooks and never by editing this file.
+"""The closed loop: training and evaluation for any task. A method acts through its hooks and never by editing this file.
 
 Order and augmentation of the data and the network's own random numbers (dropout) follow from the seed and the epoch alone, so
 that training continued from the end of an epoch is bit for bit training never stopped.
@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pruning import trees
 from pruning.data import Data
 from pruning.events import Progress, Tell
 from pruning.plan import PlanError
 from pruning.seeds import derive
 from pruning.training.methods.base import Method
 from pruning.training.optim import mask_gradients
-
-EVALUATION_BATCH = 500  # fixed: float32 sums differ with the batch, and results are compared bit for bit
+from pruning.training.tasks.base import Task
 
 
 def fit(
@@ -35,6 +34,7 @@ def fit(
     batch_size: int,
     seed: int,
     method: Method,
+    task: Task,
     device: torch.device,
     first_step: int = 0,
     precision: str = "float32",
@@ -60,7 +60,8 @@ def fit(
             torch.manual_seed(derive(seed, "layers", epoch))
             model.train()
             total = torch.zeros((), device=device)
-            correct = torch.zeros((), dtype=torch.int64, device=device)
+            tally: Any = 0
+            counted: Any = 0  # of what the loss is a mean over
             images, rate, step = 0, 0.0, epoch * steps
             for x, y in data.train_batches(batch_size, epoch, seed):
                 if step < first_step:
@@ -70,9 +71,10 @@ def fit(
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group.get("lr_factor", 1.0)
                 with autocast(device, precision):
-                    logits = model(x)  # [N, classes]
-                    loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing)
-                total += loss.detach() * len(y)
+                    output = task.forward(model, x)
+                    loss = task.loss(output, y, label_smoothing)
+                count = task.count(y)
+                total += loss.detach() * count
                 if (extra := method.penalty()) is not None:
                     loss = loss + extra
                 optimizer.zero_grad(set_to_none=True)
@@ -84,25 +86,31 @@ def fit(
                     nn.utils.clip_grad_norm_(weights, clip_norm)
                 optimizer.step()
                 method.after_step(step)
-                correct += (logits.detach().argmax(1) == y).sum()
-                images += len(y)
+                tally = tally + task.tally(trees.each(Tensor.detach, output), y)
+                counted = counted + count
+                images += trees.examples(y)
                 step += 1
                 on_step(step)
                 now = time.perf_counter()
                 if now - told > 0.1:
                     told = now
                     tell(Progress(step, epochs * steps))
-            train_loss = total.item() / images  # the one wait for the device in an epoch
+            train_loss = total.item() / float(counted)  # the one wait for the device in an epoch
             trained = time.perf_counter() - started
             if not torch.isfinite(torch.tensor(train_loss)):
                 raise PlanError(
                     f"training diverged: the loss is {train_loss} in epoch {epoch + 1}; lower the learning rate"
                 )
             record: dict[str, Any] = {"epoch": epoch + 1, "step": step, "lr": rate, "train_loss": train_loss}
-            record |= {"train_accuracy": correct.item() / images, "val_loss": None, "val_accuracy": None}
+            record |= (
+                scored(task, "train", task.metric(tally, float(counted)))
+                | scored(task, "val", None)
+                | {"val_loss": None}
+            )
             if data.sizes["validation"]:
-                accuracy, loss_value = evaluate(model, data.batches("validation", EVALUATION_BATCH), device, precision)
-                record |= {"val_loss": loss_value, "val_accuracy": accuracy}
+                batches = data.batches("validation", task.evaluation_batch)
+                metric, loss_value = evaluate(model, batches, task, device, precision)
+                record |= scored(task, "val", metric) | {"val_loss": loss_value}
             record["density"] = method.density()
             record |= {
                 "train_seconds": trained,
@@ -113,9 +121,14 @@ def fit(
     tell(Progress(epochs * steps, epochs * steps))
 
 
+def scored(task: Task, part: str, metric: float | None) -> dict[str, Any]:
+    """Returns {"val_metric": metric, "val_accuracy": the same where it is one} for the part "val"."""
+    return {f"{part}_metric": metric, f"{part}_accuracy": metric if task.metric_name == "accuracy" else None}
+
+
 @torch.no_grad()
 def recalibrate(
-    model: nn.Module, data: Data, *, batch_size: int, seed: int, device: torch.device, precision: str
+    model: nn.Module, data: Data, task: Task, *, batch_size: int, seed: int, device: torch.device, precision: str
 ) -> None:
     """Sends the training images through the model once in training mode, so that its running statistics are those of the
     weights that it has now; weights stay as they are, and the model's mode is put back."""
@@ -125,28 +138,37 @@ def recalibrate(
         torch.manual_seed(derive(seed, "recalibrate"))
         for x, _ in data.train_batches(batch_size, 0, derive(seed, "recalibrate")):
             with autocast(device, precision):
-                model(x)
+                task.forward(model, x)
     model.train(mode)
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, precision: str = "float32"
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    task: Task,
+    device: torch.device,
+    precision: str = "float32",
 ) -> tuple[float, float]:
-    """Returns (accuracy as a fraction, mean cross-entropy) in evaluation mode; the model's mode is put back."""
+    """Returns (metric, mean loss) in evaluation mode; the model's mode is put back."""
     mode = model.training
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
+    tally: Any = 0
+    counted: Any = 0
     total = torch.zeros((), dtype=torch.float64, device=device)
-    images = 0
     for x, y in batches:
         with autocast(device, precision):
-            logits = model(x)  # [N, classes]
-        correct += (logits.argmax(1) == y).sum()
-        total += F.cross_entropy(logits.float(), y, reduction="sum").double()
-        images += len(y)
+            output = task.forward(model, x)
+        tally = tally + task.tally(output, y)
+        total += task.loss_sum(trees.each(_float, output), y).double()
+        counted = counted + task.count(y)
     model.train(mode)
-    return correct.item() / images, total.item() / images
+    count = float(counted)
+    return task.metric(tally, count), total.item() / count
+
+
+def _float(x: Tensor) -> Tensor:
+    return x.float() if x.is_floating_point() else x
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

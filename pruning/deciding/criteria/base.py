@@ -1,4 +1,4 @@
-"""What a criterion is asked with, and how the model runs for it without being touched.
+"""The sample that a criterion scores, and how the model runs for it without being touched.
 
 The model runs as a function of stand-ins for its parameters and buffers, so its own weights, gradients and BatchNorm
 statistics are never written to. Module modes and random states are put back, also where scoring fails.
@@ -6,44 +6,84 @@ statistics are never written to. Module modes and random states are put back, al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pruning import trees
 from pruning.plan import PlanError, ScoringMode
 
 MICRO_BATCH = 128  # examples that go through the model at once unless asked otherwise
 
 
+class Objective(Protocol):
+    """What is learnt, as far as a criterion needs it; every :class:`pruning.training.tasks.base.Task` is one."""
+
+    def forward(self, model: Callable[..., Any], x: Any) -> Any: ...
+    def loss_sum(self, output: Any, y: Any) -> Tensor: ...
+    def count(self, y: Any) -> int | Tensor: ...
+
+
+class CrossEntropy:
+    """Cross-entropy of class scores [n, classes, ...] against labels int64 [n, ...]."""
+
+    def forward(self, model: Callable[..., Any], x: Any) -> Any:
+        """Returns the model's output, which must be one tensor."""
+        output = trees.apply(model, x)
+        if not isinstance(output, Tensor):
+            raise PlanError(f"it needs a model that returns a tensor, not {type(output).__name__}")
+        return output
+
+    def loss_sum(self, output: Tensor, y: Tensor) -> Tensor:
+        """Returns the cross-entropies summed."""
+        return F.cross_entropy(output, y, reduction="sum")
+
+    def count(self, y: Tensor) -> int:
+        """Returns the number of labels."""
+        return y.numel()
+
+
 @dataclass(frozen=True)
 class Sample:
-    """A sample (inputs [n, ...] and labels int64 [n, ...], where the criterion needs them), and how to score it."""
+    """A sample (inputs [n, ...] and labels [n, ...], where the criterion needs them), and how to score it.
+
+    Inputs and labels are tensors, or tuples and dicts of such, as the `task` takes them.
+    """
 
     generator: torch.Generator
-    inputs: Tensor | None = None
-    labels: Tensor | None = None
+    inputs: Any = None
+    labels: Any = None
     mode: ScoringMode = "eval"
     micro_batch: int | None = None  # examples at once; in eval mode the scores do not depend on it
+    task: Objective = field(default_factory=CrossEntropy)
 
-    def parts(self, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def parts(self, like: Tensor) -> Iterator[tuple[Any, Any]]:
         """Yields (inputs, labels) in micro-batches on the device of `like`, floating inputs in its dtype.
 
         In train mode the sample is one.
         """
-        assert self.inputs is not None
-        assert self.labels is not None
-        size = len(self.labels) if self.mode == "train" else self.micro_batch or MICRO_BATCH
-        for inputs, labels in zip(self.inputs.split(size), self.labels.split(size), strict=True):
-            inputs = inputs.to(like) if inputs.is_floating_point() else inputs.to(like.device)
-            labels = labels.to(like.device)
-            # what was made in inference mode cannot be saved for backward, a copy of it can
+        number = trees.examples(self.labels)
+        size = number if self.mode == "train" else self.micro_batch or MICRO_BATCH
+
+        def placed(x: Tensor) -> Tensor:
+            x = x.to(like) if x.is_floating_point() else x.to(like.device)
+            return x.clone() if x.is_inference() else x  # what was made in inference mode cannot be saved for backward
+
+        def labelled(y: Tensor) -> Tensor:
+            y = y.to(like.device)
+            return y.clone() if y.is_inference() else y
+
+        for start in range(0, number, size):
+            now = slice(start, start + size)
             yield (
-                inputs.clone() if inputs.is_inference() else inputs,
-                labels.clone() if labels.is_inference() else labels,
+                trees.each(lambda t, now=now: placed(t[now]), self.inputs),  # type: ignore[misc]
+                trees.each(lambda t, now=now: labelled(t[now]), self.labels),  # type: ignore[misc]
             )
 
 
@@ -87,14 +127,19 @@ def as_it_was(model: nn.Module, sample: Sample) -> Iterator[None]:
                 module.training = training
 
 
-def run(model: nn.Module, state: Mapping[str, Tensor], inputs: Tensor, criterion: str) -> Tensor:
+def run(model: nn.Module, state: Mapping[str, Tensor], inputs: Any, criterion: str, task: Objective) -> Any:
     """Returns the model's output on `inputs` with `state` in place of its own; raises PlanError where it cannot run."""
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return torch.func.functional_call(model, dict(state), args, kwargs)
+
     try:
-        output = torch.func.functional_call(model, dict(state), (inputs,))
+        return task.forward(called, inputs)
+    except PlanError as error:
+        raise PlanError(f"criterion '{criterion}': {error}") from None
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        what = f"inputs of shape {list(inputs.shape)} in {str(inputs.dtype).removeprefix('torch.')}"
+        sizes = [f"shape {list(x.shape)} in {str(x.dtype).removeprefix('torch.')}" for x in trees.tensors(inputs)]
         reason = str(error).strip().split("\n")[0]
-        raise PlanError(f"criterion '{criterion}' cannot run the model on {what}: {reason}") from error
-    if not isinstance(output, Tensor):
-        raise PlanError(f"criterion '{criterion}' needs a model that returns a tensor, not {type(output).__name__}")
-    return output
+        raise PlanError(
+            f"criterion '{criterion}' cannot run the model on inputs of {', '.join(sizes)}: {reason}"
+        ) from error

@@ -1,7 +1,8 @@
 """Criteria from the gradient of the loss on a sample: SNIP and GraSP, as Frankle et al. (2021, section 3) state them.
 
-The loss is the mean cross-entropy over the whole sample. Micro-batches add up their shares of the mean, so the gradient
-g, and the product Hg with the Hessian H of that same mean, are those of the sample however it is split.
+The loss is the mean over the whole sample: cross-entropy, or that of the task. Micro-batches add up their shares of the
+mean, so the gradient g, and the product Hg with the Hessian H of that same mean, are those of the sample however it is
+split.
 
 Deviations from the original implementations: SNIP scores weights only, no biases, and the network is not reinitialized;
 GraSP scores the model's own linear layers (the original draws new ones), in eval mode unless asked otherwise.
@@ -10,11 +11,12 @@ GraSP scores the model's own linear layers (the original draws new ones), in eva
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from pruning import trees
 from pruning.deciding.criteria.base import Sample, as_it_was, run, stand_ins, working_dtype
 from pruning.plan import PlanError
 
@@ -85,19 +87,21 @@ def _grad(value: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
 def _loss(
     model: nn.Module,
     state: dict[str, Tensor],
-    inputs: Tensor,
-    labels: Tensor,
+    inputs: Any,
+    labels: Any,
     sample: Sample,
     temperature: float,
     criterion: str,
 ) -> Tensor:
     """Returns the micro-batch's share of the sample's mean loss."""
-    assert sample.labels is not None
-    logits = run(model, state, inputs, criterion) / temperature
-    if not logits.requires_grad:
+    output = trees.each(
+        lambda t: t / temperature if t.is_floating_point() else t, run(model, state, inputs, criterion, sample.task)
+    )
+    if not any(t.requires_grad for t in trees.tensors(output)):
         raise PlanError(f"criterion '{criterion}': the model's output depends on no prunable weight")
     try:
-        return F.cross_entropy(logits, labels, reduction="sum") / sample.labels.numel()
+        return sample.task.loss_sum(output, labels) / sample.task.count(sample.labels)
     except (RuntimeError, ValueError, IndexError) as error:
-        what = f"outputs {list(logits.shape)} and labels {list(labels.shape)}"
-        raise PlanError(f"criterion '{criterion}' finds no cross-entropy of {what}: {error}") from error
+        outputs, found = ([list(t.shape) for t in trees.tensors(value)] for value in (output, labels))
+        what = f"outputs {', '.join(map(str, outputs))} and labels {', '.join(map(str, found))}"
+        raise PlanError(f"criterion '{criterion}' finds no loss of {what}: {error}") from error

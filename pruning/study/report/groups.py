@@ -63,7 +63,7 @@ def series(row: Row, without: Sequence[str] = ()) -> str:
 
 
 def tuned(section: Section) -> list[Group]:
-    """Returns the groups with the best value, by validation accuracy, of every axis of best_over but the retraining time."""
+    """Returns the groups with the best value, by its validation metric, of every axis of best_over but the retraining time."""
     over = [axis for axis in section.best_over if axis not in X_AXES]
     if not over:
         return groups(section)
@@ -78,7 +78,7 @@ def _place(group: Group) -> tuple[Any, ...]:
 
 
 def envelope(section: Section) -> list[Group]:
-    """Returns, for each line and sparsity, the group with the best retraining time by validation accuracy."""
+    """Returns, for each line and sparsity, the group with the best retraining time by its validation metric."""
     chosen = best(tuned(section), lambda g: (g.series, g.sparsity))
     return [
         Group(g.series, g.sparsity, g.retrain_epochs, g.cycles, g.rows, f"{g.retrain_epochs} epochs") for g in chosen
@@ -86,7 +86,7 @@ def envelope(section: Section) -> list[Group]:
 
 
 def best(candidates: Sequence[Group], key: Callable[[Group], Any]) -> list[Group]:
-    """Returns of each key the group with the highest mean validation accuracy; the test accuracy where there is no validation."""
+    """Returns of each key the group with the highest mean validation metric; test metric where there is no validation."""
     found: dict[Any, Group] = {}
     for group in candidates:
         held = found.get(key(group))
@@ -96,7 +96,7 @@ def best(candidates: Sequence[Group], key: Callable[[Group], Any]) -> list[Group
 
 
 def _merit(group: Group) -> float:
-    values = group.values("val_accuracy") or group.values("accuracy")
+    values = group.values("val_metric") or group.values("metric")
     return statistics.fmean(values) if values else -math.inf
 
 

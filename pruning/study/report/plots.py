@@ -12,7 +12,6 @@ from pruning.study.report.rows import EPOCHS, Section
 from pruning.study.report.tables import percent
 from pruning.study.spread import Spread, spread
 
-ACCURACY = "test accuracy (%)"
 PANELS = 6  # at most; more are thinned out evenly
 
 
@@ -24,7 +23,7 @@ def figures(section: Section) -> list[Figure]:
 
 
 def _line(name: str, members: Sequence[Group], x: Callable[[Group], float | None], y: str, section: Section) -> Line:
-    scale = 100.0 if y == "accuracy" else 1.0
+    scale = section.metric.scale if y == "metric" else 1.0
     points = []
     for group in members:
         value, place = spread(group.values(y), section.convention), x(group)
@@ -40,12 +39,12 @@ def _through(name: str, x: Iterable[float], values: Sequence[Spread]) -> Line:
 
 
 def _dense(section: Section) -> tuple[str, float] | None:
-    """Returns the dense networks' accuracy, where they are all of one network and data set."""
+    """Returns the dense networks' metric, where they are all of one network and data set."""
     found = [summary for summary in section.dense if not summary["sparsity"]]
     if len({(summary["model"], summary["data"]) for summary in found}) != 1:
         return None
-    middle = spread([summary["accuracy"] for summary in found], section.convention)
-    return None if middle is None else (f"dense (n = {middle.n})", 100 * middle.middle)
+    middle = spread([summary["metric"] for summary in found], section.convention)
+    return None if middle is None else (f"dense (n = {middle.n})", section.metric.scale * middle.middle)
 
 
 def _speedup(group: Group) -> float | None:
@@ -60,6 +59,12 @@ def _panels_by(found: Sequence[Group], key: Callable[[Group], Any]) -> list[tupl
     return [(value, [group for group in found if key(group) == value]) for value in values]
 
 
+def _name(section: Section) -> str:
+    """Returns the metric's name as a title begins with it."""
+    name = section.metric.name
+    return name[:1].upper() + name[1:]
+
+
 def _n(section: Section) -> str:
     counts = sorted({len(group.done) for group in tuned(section) if group.done})
     shown = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
@@ -68,7 +73,7 @@ def _n(section: Section) -> str:
 
 
 def _against(
-    name: str, what: str, xlabel: str, x: Callable[[Group], float | None], log: bool = False, y: str = "accuracy"
+    name: str, what: str, xlabel: str, x: Callable[[Group], float | None], log: bool = False, y: str = "metric"
 ) -> Callable[[Section], Figure | None]:
     def make(section: Section) -> Figure | None:
         found = [group for group in tuned(section) if group.done]
@@ -79,9 +84,13 @@ def _against(
             lines = [_line(s, part, x, y, section) for s, part in by_series(members).items()]
             title = f"{epochs} epochs of retraining" if epochs >= 0 else "iterative"
             if any(len(line.x) > 1 for line in lines):
-                panels.append(Panel(lines, title, _dense(section) if y == "accuracy" else None))
-        ylabel = ACCURACY if y == "accuracy" else "theoretical speedup"
-        return Figure(name, f"{what} ({_n(section)})", xlabel, ylabel, panels, log) if panels else None
+                panels.append(Panel(lines, title, _dense(section) if y == "metric" else None))
+        ylabel = f"test {section.metric.label}" if y == "metric" else "theoretical speedup"
+        return (
+            Figure(name, f"{what.format(metric=_name(section))} ({_n(section)})", xlabel, ylabel, panels, log)
+            if panels
+            else None
+        )
 
     return make
 
@@ -92,30 +101,39 @@ def _retraining(section: Section) -> Figure | None:
         return None
     panels = [
         Panel(
-            [_line(s, part, lambda g: g.retrain_epochs, "accuracy", section) for s, part in by_series(members).items()],
+            [_line(s, part, lambda g: g.retrain_epochs, "metric", section) for s, part in by_series(members).items()],
             f"sparsity {percent(sparsity, 1)} %",
             _dense(section),
         )
         for sparsity, members in _panels_by(found, lambda g: g.sparsity)
     ]
     panels = [panel for panel in panels if any(len(line.x) > 1 for line in panel.lines)]
-    title = f"Accuracy against retraining time ({_n(section)})"
-    return Figure("accuracy-retraining", title, "epochs of retraining", ACCURACY, panels) if panels else None
+    title = f"{_name(section)} against retraining time ({_n(section)})"
+    return (
+        Figure("accuracy-retraining", title, "epochs of retraining", f"test {section.metric.label}", panels)
+        if panels
+        else None
+    )
 
 
 def _envelope(section: Section) -> Figure | None:
     found = [group for group in envelope(section) if group.done]
     if not set(EPOCHS) & set(section.best_over) or len({group.sparsity for group in found}) < 2:
         return None
-    lines = [
-        _line(s, part, lambda g: 1 / (1 - g.sparsity), "accuracy", section) for s, part in by_series(found).items()
-    ]
-    title = f"Best accuracy across retraining times ({_n(section)})"
-    return Figure("envelope", title, "compression ratio", ACCURACY, [Panel(lines, "", _dense(section))], True)
+    lines = [_line(s, part, lambda g: 1 / (1 - g.sparsity), "metric", section) for s, part in by_series(found).items()]
+    title = f"Best {section.metric.name} across retraining times ({_n(section)})"
+    return Figure(
+        "envelope",
+        title,
+        "compression ratio",
+        f"test {section.metric.label}",
+        [Panel(lines, "", _dense(section))],
+        True,
+    )
 
 
 def _envelope_budget(section: Section) -> Figure | None:
-    """The best accuracy within each total of retraining epochs, chosen by validation: Zimmer et al.'s Figures 2 to 5."""
+    """The best metric within each total of retraining epochs, chosen by validation: Zimmer et al.'s Figures 2 to 5."""
     found = [group for group in tuned(section) if group.done]
     if len({group.retrain_epochs for group in found}) < 3:
         return None
@@ -126,10 +144,10 @@ def _envelope_budget(section: Section) -> Figure | None:
             budgets = sorted({group.retrain_epochs for group in part})
             held = [_within(part, budget) for budget in budgets]
             places = iter(budgets)
-            lines.append(_line(name, held, lambda g, places=places: next(places), "accuracy", section))  # type: ignore[misc]
+            lines.append(_line(name, held, lambda g, places=places: next(places), "metric", section))  # type: ignore[misc]
         panels.append(Panel(lines, f"sparsity {percent(sparsity, 1)} %", _dense(section)))
-    title = f"Best accuracy within a retraining budget ({_n(section)})"
-    return Figure("envelope-budget", title, "epochs of retraining, at most", ACCURACY, panels)
+    title = f"Best {section.metric.name} within a retraining budget ({_n(section)})"
+    return Figure("envelope-budget", title, "epochs of retraining, at most", f"test {section.metric.label}", panels)
 
 
 def _within(part: Sequence[Group], budget: int) -> Group:
@@ -165,23 +183,31 @@ def _layers(section: Section) -> Figure | None:
 
 
 def _curves(section: Section) -> Figure | None:
-    """Validation accuracy by epoch of the last retraining, at the highest common sparsity; train accuracy without validation."""
-    lines, key = [], ""
+    """The validation metric by epoch of the last retraining, at the highest common sparsity; the training's without validation."""
+    lines, key, scale = [], "", section.metric.scale
     for group in _sparsest(section):
         logs = [records for row in group.rows if row.summary and (records := runs.log(row.folder))]
         if not logs:
             continue
-        key = key or ("val_accuracy" if logs[0][0].get("val_accuracy") is not None else "train_accuracy")
+        key = key or ("val_metric" if _metric(logs[0][0], "val_metric") is not None else "train_metric")
         epochs = min(map(len, logs))
-        columns = [[100 * log[i][key] for log in logs if log[i].get(key) is not None] for i in range(epochs)]
+        columns = [
+            [scale * found for log in logs if (found := _metric(log[i], key)) is not None] for i in range(epochs)
+        ]
         values = [value for column in columns if (value := spread(column, section.convention)) is not None]
         if len(values) == epochs > 1:
             lines.append(_through(group.series, range(1, epochs + 1), values))
     if not lines:
         return None
-    what = "validation accuracy (%)" if key == "val_accuracy" else "accuracy on training batches (%)"
+    name, unit = section.metric.name, " (%)" if scale == 100 else ""
+    what = f"validation {name}{unit}" if key == "val_metric" else f"{name} on training batches{unit}"
     title = f"Learning curves at {percent(_sparsest(section)[0].sparsity, 1)} % sparsity ({_n(section)})"
     return Figure("learning-curves", title, "epoch of retraining", what, [Panel(lines)])
+
+
+def _metric(record: dict[str, Any], key: str) -> float | None:
+    """Returns a log line's metric, or its accuracy where it is of a version that knew no other."""
+    return record[key] if key in record else record.get(key.replace("metric", "accuracy"))
 
 
 def _compression(group: Group) -> float:
@@ -191,13 +217,13 @@ def _compression(group: Group) -> float:
 FIGURES: dict[str, Callable[[Section], Figure | None]] = {
     "envelope": _envelope,
     "accuracy-compression": _against(
-        "accuracy-compression", "Accuracy against compression", "compression ratio", _compression, True
+        "accuracy-compression", "{metric} against compression", "compression ratio", _compression, True
     ),
     "accuracy-sparsity": _against(
-        "accuracy-sparsity", "Accuracy against sparsity", "sparsity (%)", lambda g: 100 * g.sparsity
+        "accuracy-sparsity", "{metric} against sparsity", "sparsity (%)", lambda g: 100 * g.sparsity
     ),
     "accuracy-speedup": _against(
-        "accuracy-speedup", "Accuracy against theoretical speedup", "theoretical speedup", _speedup, True
+        "accuracy-speedup", "{metric} against theoretical speedup", "theoretical speedup", _speedup, True
     ),
     "accuracy-retraining": _retraining,
     "envelope-budget": _envelope_budget,

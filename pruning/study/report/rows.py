@@ -38,7 +38,25 @@ class Row:
     folder: Path
 
 
-@dataclass
+@dataclass(frozen=True)
+class Metric:
+    """The metric that results are judged by, and what it is multiplied with to be printed; 100: percent."""
+
+    name: str = "accuracy"
+    scale: float = 100.0
+
+    @property
+    def unit(self) -> str:
+        """Returns " %" where it is printed in percent."""
+        return " %" if self.scale == 100 else ""
+
+    @property
+    def label(self) -> str:
+        """Returns `accuracy (%)`."""
+        return f"{self.name} (%)" if self.scale == 100 else self.name
+
+
+@dataclass(frozen=True)
 class Section:
     """What a report shows together: a study's results, or those of runs without a study."""
 
@@ -52,6 +70,14 @@ class Section:
     best_over: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     scale: float = 1.0
+
+    @property
+    def metric(self) -> Metric:
+        """Returns the metric that the results are judged by, that of the first of them."""
+        for summary in (*(row.summary for row in self.rows), *self.dense):
+            if summary is not None:
+                return Metric(summary["metric_name"], float(summary["metric_scale"]))
+        return Metric()
 
 
 def sections(paths: Iterable[Path], study: str | None = None) -> list[Section]:

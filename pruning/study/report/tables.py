@@ -66,13 +66,12 @@ def percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f}"
 
 
-def written(found: Spread | None, convention: str) -> str:
-    """Returns accuracies as `93.12 (92.80 to 93.40)` or `93.12 ± 0.20`, in percent; `missing` where there is none."""
+def written(found: Spread | None, convention: str, scale: float = 100.0) -> str:
+    """Returns values times `scale` as `93.12 (92.80 to 93.40)` or `93.12 ± 0.20`; `missing` where there is none."""
     if found is None:
         return MISSING
-    if convention == "median":
-        return f"{percent(found.middle)} ({percent(found.low)} to {percent(found.high)})"
-    return f"{percent(found.middle)} ± {percent(found.half)}"
+    middle, low, high, half = (f"{scale * value:.2f}" for value in (found.middle, found.low, found.high, found.half))
+    return f"{middle} ({low} to {high})" if convention == "median" else f"{middle} ± {half}"
 
 
 def counted(group: Group) -> str:
@@ -83,13 +82,15 @@ def counted(group: Group) -> str:
 
 def results(section: Section) -> Table:
     """Returns one line per combination."""
-    columns = ["", "sparsity %", "density %", "compression", "retraining epochs", "cycles", "n", "test accuracy %",
-               "validation accuracy %", "theoretical speedup", "sparse MACs"]  # fmt: skip
+    metric = section.metric
+    columns = ["", "sparsity %", "density %", "compression", "retraining epochs", "cycles", "n",
+               f"test {metric.name}{metric.unit}", f"validation {metric.name}{metric.unit}", "theoretical speedup",
+               "sparse MACs"]  # fmt: skip
     with_choice = any(axis not in EPOCHS for axis in section.best_over)
     rows = []
     for group in tuned(section):
-        accuracy = spread(group.values("accuracy"), section.convention)
-        validation = spread(group.values("val_accuracy"), section.convention)
+        test = spread(group.values("metric"), section.convention)
+        validation = spread(group.values("val_metric"), section.convention)
         speedup = spread(group.values("speedup"), section.convention)
         macs = spread(group.values("sparse_macs"), section.convention)
         rows.append(
@@ -101,18 +102,19 @@ def results(section: Section) -> Table:
                 str(group.retrain_epochs),
                 str(group.cycles),
                 counted(group),
-                written(accuracy, section.convention),
-                "" if validation is None else written(validation, section.convention),
+                written(test, section.convention, metric.scale),
+                "" if validation is None else written(validation, section.convention, metric.scale),
                 "" if speedup is None else f"{speedup.middle:.2f} ({speedup.low:.2f} to {speedup.high:.2f})",
                 "" if macs is None else f"{macs.middle:,.0f}",
             ]
         )
-    note = f"Accuracies: {STATISTIC[section.convention]} over n seeds. Speedup: dense over nonzero MACs, counted, not timed."
+    several = "Accuracies" if metric.name == "accuracy" else f"Values of {metric.name}"
+    note = f"{several}: {STATISTIC[section.convention]} over n seeds. Speedup: dense over nonzero MACs, counted, not timed."
     return Table("results", "Results", columns, rows, note)
 
 
 def matrix(section: Section) -> Table:
-    """Returns test accuracy by line and by sparsity and retraining time, missing combinations marked."""
+    """Returns the test metric by line and by sparsity and retraining time, missing combinations marked."""
     found = tuned(section)
     places = sorted({(g.sparsity, g.cycles, g.retrain_epochs) for g in found})
     several = {"epochs": len({p[2] for p in places}) > 1, "cycles": len({p[1] for p in places}) > 1}
@@ -126,15 +128,20 @@ def matrix(section: Section) -> Table:
         cells = []
         for place in places:
             group = at.get(place)
-            value = spread(group.values("accuracy"), section.convention) if group else None
-            text = written(value, section.convention)
+            value = spread(group.values("metric"), section.convention) if group else None
+            text = written(value, section.convention, section.metric.scale)
             cells.append(text if value is None or group is None else f"{text}, n = {counted(group)}")
         rows.append([name, *cells])
-    return Table("accuracy", "Test accuracy % by sparsity", columns, rows)
+    return Table(
+        section.metric.name.replace(" ", "-"),
+        f"Test {section.metric.name}{section.metric.unit} by sparsity",
+        columns,
+        rows,
+    )
 
 
 def best_table(section: Section) -> Table:
-    """Returns, for each line and sparsity, the best over the retraining time as validation tells, and its test accuracy."""
+    """Returns, for each line and sparsity, the best over the retraining time as validation tells, and its test metric."""
     rows = [
         [
             group.series,
@@ -142,17 +149,25 @@ def best_table(section: Section) -> Table:
             f"{1 / (1 - group.sparsity):.2f}",
             group.chosen,
             counted(group),
-            written(spread(group.values("accuracy"), section.convention), section.convention),
+            written(spread(group.values("metric"), section.convention), section.convention, section.metric.scale),
         ]
         for group in envelope(section)
     ]
-    columns = ["", "sparsity %", "compression", "chosen by validation", "n", "test accuracy %"]
+    columns = [
+        "",
+        "sparsity %",
+        "compression",
+        "chosen by validation",
+        "n",
+        f"test {section.metric.name}{section.metric.unit}",
+    ]
     return Table("best", "Best over retraining times", columns, rows)
 
 
 def runs_table(section: Section) -> Table:
     """Returns one line per run, as numbers, for other programs."""
-    keys = ("accuracy", "val_accuracy", "loss", "sparsity", "compression", "speedup", "macs", "sparse_macs", "params", "nonzero",
+    keys = ("accuracy", "val_accuracy", "metric", "val_metric", "loss",
+            "sparsity", "compression", "speedup", "macs", "sparse_macs", "params", "nonzero",
             "epochs", "seconds", "images_per_second", "device", "backend")  # fmt: skip
     axes = list(section.axes)
     rows = []
