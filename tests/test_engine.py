@@ -20,6 +20,7 @@ from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted
 from pruning.masks import Masks
 from pruning.plan import Iterate, Plan, PlanError, Prune, Retrain, Train
 from pruning.record import checkpoint, runs
+from pruning.training import optim
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
 
@@ -180,7 +181,7 @@ def test_no_step_leaves_a_pruned_weight_or_momentum(
 ) -> None:
     steps = 0
 
-    class Watched(fitting.MaskedSGD):
+    class Watched(optim.MaskedSGD):
         def step(self, closure: object = None) -> None:
             nonlocal steps
             super().step()
@@ -195,7 +196,7 @@ def test_no_step_leaves_a_pruned_weight_or_momentum(
                             steps += 1
 
     by_shape = {mask.shape: mask for mask in Masks.load(pruned / runs.MASKS).values()}
-    monkeypatch.setattr(fitting, "MaskedSGD", Watched)
+    monkeypatch.setattr(optim, "MaskedSGD", Watched)
     engine.advance(Retrain(technique="lr-rewind", epochs=2), pruned, shared, device="cpu")
     assert steps == 2 * 6 * len(by_shape) * 2
 
