@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/prune run digits --out runs
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=15
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check cli pruning benchmarks tests setup.py

@@ -1,8 +1,9 @@
-"""Kills a plan with SIGKILL at random moments and compares with one never stopped, bit for bit.
+"""Kills a plan at every step, log line and file that it writes, one after another, and compares with one never stopped, bit for bit.
 
-    python tests/stress_resume.py [--moments 30] [--seed 0] [--method dpf]
+    python tests/stress_resume.py [--method dpf] [--random 30 --seed 0]
 
-Not part of the suite, which tries a handful of moments (test_engine.py): thirty take some minutes.
+Not part of the suite, which tries some moments of one plan (test_engine.py): all of them take minutes. With --random only so many
+are drawn.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from test_engine import PLAN, SCRIPT, assert_same
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from kills import PLAN, moments, run_plan, work
+from test_engine import assert_same
 from test_methods import SETTINGS
 
 from pruning.training.methods import METHODS
@@ -33,37 +34,23 @@ def plan_with(method: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--moments", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--method", choices=list(SETTINGS), default="none")
+    parser.add_argument("--random", type=int, help="draw so many moments in place of all")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    draw = random.Random(options.seed)
+    plan = plan_with(options.method)
     folder = Path(tempfile.mkdtemp(prefix="stress-"))
-    (folder / "p.toml").write_text(plan_with(options.method))
-    (folder / "script.py").write_text(SCRIPT)
-    command = [sys.executable, str(folder / "script.py"), str(folder / "p.toml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = time.monotonic()
-    subprocess.run([*command, str(folder / "whole")], check=True, env=environment)
-    span = time.monotonic() - started
-    killed = rounds = 0
-    while killed < options.moments:
-        torn = folder / f"torn{rounds}"
-        rounds += 1
-        while True:
-            process = subprocess.Popen([*command, str(torn)], env=environment)
-            try:
-                process.wait(draw.uniform(0.3, 0.9) * span)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                killed += 1
-                continue
-            assert process.returncode == 0
-            break
-        for run in sorted((folder / "whole").iterdir()):
+    whole, torn = folder / "whole", folder / "torn"
+    assert work(run_plan, plan, whole, told=folder / "moments") == 0
+    every = list(moments(folder / "moments"))
+    tried = every if options.random is None else random.Random(options.seed).sample(every, options.random)
+    for number, moment in enumerate(tried, start=1):
+        assert work(run_plan, plan, torn, at=moment) == -signal.SIGKILL, moment
+        assert work(run_plan, plan, torn) == 0, moment
+        for run in sorted(whole.iterdir()):
             assert_same(run, torn / run.name)
-        print(f"{killed} kills, {rounds} plans completed, all equal", flush=True)
+        shutil.rmtree(torn)
+        print(f"{number} of {len(tried)}: {moment}: equal", flush=True)
     shutil.rmtree(folder)
 
 

@@ -9,14 +9,15 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TINY
+from kills import Moment, work
 
-from pruning.record import runs
+from pruning.cli.main import main
+from pruning.record import checkpoint, runs
 
 PRUNE = [sys.executable, "-m", "pruning.cli"]
 LONG = ("train", *TINY, "--set", "batch_size=20", "--epochs", "1000000")
@@ -40,26 +41,41 @@ def test_a_shells_pipeline(workspace: Path) -> None:
     assert json.loads(done.stdout)["phase"] == "retrain"
 
 
+def command(args: tuple[str, ...], err: Path) -> None:
+    """Runs the command line as a process's work, with a resume file after every epoch; standard error goes to a file."""
+    from pruning.engine import fitting
+
+    fitting.SAVE_EVERY = 0.0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background had ignored
+    with err.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["prune", *args]
+    main()
+
+
 def test_an_interrupted_training_says_so_and_resumes(workspace: Path) -> None:
     said = "interrupted; the same command, given again, resumes"
-    process = spawn(*LONG)
-    until = time.monotonic() + 120
-    while not list(workspace.glob("runs/*/resume.safetensors")):
-        assert time.monotonic() < until, "the training left nothing to resume from"
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err.splitlines()[1:]) == (143, "", [said])
-    process = spawn(*LONG)
-    assert process.stderr is not None
-    first = process.stderr.readline()
-    assert re.search(r"1000000 epochs, 3000000 steps, resumed after epoch \d+$", first)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err.splitlines()) == (130, "", [said])
+    err = workspace / "err.txt"
+    assert work(command, LONG, err, at=Moment("line", count=5), sign=signal.SIGTERM) == 143
+    assert err.read_text().splitlines()[1:] == [said]
+    assert work(command, LONG, err, at=Moment("step", count=5), sign=signal.SIGINT) == 130
+    first, last = err.read_text().splitlines()
+    assert re.search(r"1000000 epochs, 3000000 steps, resumed after epoch 4$", first)
+    assert last == said
     (run,) = (workspace / "runs").iterdir()
     assert not runs.is_done(run)
+    assert [record["epoch"] for record in runs.log(run)] == [1, 2, 3, 4, 5]
+    assert checkpoint.load(run / runs.RESUME)[1]["epoch"] == 5
+
+
+def test_a_signal_from_outside_ends_a_command(workspace: Path) -> None:
+    process = spawn(*LONG)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, "")
+    assert err.splitlines() == ["interrupted; the same command, given again, resumes"]
 
 
 def test_a_reader_that_went_away_is_no_traceback() -> None:

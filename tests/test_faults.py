@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from kills import work
 from safetensors.torch import load_file, save_file
 
 from pruning import engine
@@ -103,31 +104,25 @@ def test_a_resume_file_that_is_torn_is_named(pruned: Path) -> None:
         retrain(pruned)
 
 
-FULL = """
-import resource, sys
-from pathlib import Path
-from pruning import engine
-from pruning.plan import PlanError, Retrain
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-run = Path(sys.argv[1])
-try:
-    engine.advance(Retrain(technique="fine-tune", epochs=1), run, run.parent, device="cpu")
-except PlanError as error:
-    print(error)
-    sys.exit(1)
-"""
+def retrain_where_files_end(run: Path, room: int, said: Path, err: Path) -> None:
+    """Retrains where no file may grow beyond `room` bytes; the error goes to a file, and standard error to another."""
+    os.dup2(os.open(err, os.O_WRONLY | os.O_CREAT), 2)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        retrain(run)
+    except PlanError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        said.write_text(str(error))
+        sys.exit(1)
 
 
 @pytest.mark.parametrize("room", [100, 900])
-def test_a_full_disk_is_an_error_and_no_loss(pruned: Path, room: int) -> None:
+def test_a_full_disk_is_an_error_and_no_loss(pruned: Path, room: int, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk: writing past it fails in the same way."""
-    assert resource.RLIM_INFINITY in resource.getrlimit(resource.RLIMIT_FSIZE)
-    full = subprocess.run(
-        [sys.executable, "-c", FULL, str(pruned), str(room)], capture_output=True, text=True, check=False
-    )
-    assert full.returncode == 1, full.stderr
-    assert full.stdout.startswith("cannot write ")
-    assert full.stderr == ""
+    assert work(retrain_where_files_end, pruned, room, tmp_path / "said", tmp_path / "err") == 1
+    assert (tmp_path / "said").read_text().startswith("cannot write ")
+    assert (tmp_path / "err").read_text() == ""
     run = retrain(pruned)
     assert runs.is_done(run)
     assert not list(run.glob("*.part"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import Prune as CommandLine
+from kills import Moment, work
+from studies import Inline, bits
 
+from pruning.cli.main import main
 from pruning.plan import PlanError, Prune, Retrain, Train
 from pruning.record import runs
 from pruning.study import sweep
 from pruning.study.sweep import phase_graph as graphs
-from pruning.study.sweep import worker
 
 PHASES = """
 [[phases]]
@@ -243,29 +246,6 @@ def test_shares_are_the_whole_and_do_not_overlap() -> None:
 pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
 
 
-class Inline:
-    """An executor of one slot in this very process: nothing to start, no torch to import again."""
-
-    slots = 1
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-
-    def free(self) -> int:
-        return int(not self.messages)
-
-    def start(self, task: dict[str, Any]) -> None:
-        tell = lambda message: self.messages.append({"folder": task["folder"], **message})  # noqa: E731
-        tell(worker.run_task({**task, "threads": 1}, tell))
-
-    def poll(self, seconds: float) -> list[dict[str, Any]]:
-        heard, self.messages = self.messages, []
-        return heard
-
-    def close(self) -> None:
-        pass
-
-
 def carry_out(spec: sweep.Study, out: Path, jobs: int = 0, retry: bool = False) -> tuple[sweep.Outcome, list[Any]]:
     points = sweep.expand(spec)
     graph = sweep.build(points, out)
@@ -273,17 +253,6 @@ def carry_out(spec: sweep.Study, out: Path, jobs: int = 0, retry: bool = False) 
     sweep.write_record(spec, points, graph, out, 1.0)
     told: list[Any] = []
     return work.carry_out(sweep.LocalExecutor(jobs) if jobs else Inline(), {"device": "cpu"}, told.append), told
-
-
-def bits(out: Path) -> dict[str, Any]:
-    """Returns all that must not depend on how often a study was killed: results, logs without times, tensors as bytes."""
-    timing = ("seconds", "images_per_second", "train_seconds", "run")
-    drop = lambda record: {k: v for k, v in record.items() if k not in timing}  # noqa: E731
-    found: dict[str, Any] = {}
-    for run in sorted(p for p in out.iterdir() if runs.is_run(p)):
-        found[run.name] = [drop(runs.read_summary(run)), [drop(r) for r in runs.log(run)]]
-        found |= {f"{run.name}/{file.name}": file.read_bytes() for file in sorted(run.glob("*.safetensors"))}
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -314,28 +283,77 @@ def test_the_record_names_each_result_and_its_goal(undisturbed: Path) -> None:
     assert runs.read_summary(undisturbed / point["results"][0])["seed"] == point["seed"] == 1
 
 
-def test_two_kills_at_random_moments_change_no_bit(undisturbed: Path, tmp_path: Path) -> None:
-    file = tmp_path / "test.toml"
+def run_study(text: str, out: Path) -> None:
+    """Carries a study out in this very process."""
+    torch.set_num_threads(1)
+    carry_out(sweep.parse_study(text, "test"), out)
+
+
+def test_kills_at_files_steps_and_between_phases_change_no_bit(undisturbed: Path, tmp_path: Path) -> None:
+    text = "seeds = [0, 1]\n" + PHASES + GRID
+    for moment in (
+        Moment("torn", "test.json"),  # the study's record
+        Moment("step", count=20),  # in the first training
+        Moment("named", runs.SUMMARY),  # done, but nobody heard of it
+        Moment("torn", runs.SUMMARY, 2),
+        Moment("torn", runs.WEIGHTS, 5),
+        Moment("step", count=40),
+        Moment("named", runs.PHASE, 9),
+    ):
+        assert work(run_study, text, tmp_path, at=moment) == -signal.SIGKILL, moment
+    marks = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/summary.json")}
+    assert 10 < len(marks) < 34
+    outcome, _ = carry_out(study(GRID, "seeds = [0, 1]\n"), tmp_path)
+    assert len(outcome.ran) == 34 - len(marks)
+    assert {p: p.stat().st_mtime_ns for p in marks} == marks  # what was done was not done again
+    assert bits(tmp_path) == bits(undisturbed)
+
+
+def sweep_until(args: list[str], kind: str, count: int, pids: Path) -> None:
+    """Runs `prune sweep`, which is killed just before it hears the `count`-th message of that kind of its workers."""
+    heard = 0
+    poll = sweep.LocalExecutor.poll
+
+    def listen(pool: sweep.LocalExecutor, seconds: float) -> list[dict[str, Any]]:
+        nonlocal heard
+        messages = poll(pool, seconds)
+        heard += sum(message["kind"] == kind for message in messages)
+        if heard >= count:
+            pids.write_text(" ".join(str(worker.process.pid) for worker in pool._workers if worker))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return messages
+
+    sweep.LocalExecutor.poll = listen  # type: ignore[method-assign]
+    sys.argv = ["prune", *args]
+    main()
+
+
+def gone(pid: str) -> bool:
+    """Returns whether the process has ended, waited for or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_sweep_that_is_killed_leaves_no_worker_and_goes_on_to_the_same_bits(
+    undisturbed: Path, tmp_path: Path, prune: CommandLine
+) -> None:
+    file, out, pids = tmp_path / "test.toml", tmp_path / "out", tmp_path / "pids"
     file.write_text("seeds = [0, 1]\n" + PHASES + GRID)
-    out = tmp_path / "out"
-    command = [sys.executable, "-c", "from pruning.cli.main import main; main()", "sweep", str(file), "--out", str(out)]
-    command += ["--jobs", "2", "--device", "cpu"]
+    command = ["sweep", str(file), "--out", str(out), "--device", "cpu", "--jobs"]
     done = []
-    for wanted in (3, 14):  # a kill somewhere past the third and the fourteenth phase
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        while process.poll() is None and len(list(out.glob("*/summary.json"))) < wanted:
-            time.sleep(0.02)
-        time.sleep(random.random() * 0.3)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        time.sleep(0.3)  # the workers, in groups of their own, end by themselves
+    for kind, count in (("done", 3), ("epoch", 20)):  # between phases, and in one
+        assert work(sweep_until, [*command, "2"], kind, count, pids) == -signal.SIGKILL
+        workers, until = pids.read_text().split(), time.monotonic() + 60
+        assert len(workers) == 2
+        while not all(map(gone, workers)):
+            assert time.monotonic() < until, "a worker outlives its sweep"
+            time.sleep(0.01)
         done.append(len(list(out.glob("*/summary.json"))))
-    assert done[0] < done[1] < 34
+    assert 3 <= done[0] < done[1] < 34
     marks = {p: p.stat().st_mtime_ns for p in out.glob("*/summary.json")}
-    last = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
-    told = json.loads(last.stdout)
+    told = json.loads(prune(*command, 1, "--json").out)
     assert (told["runs"], told["phases"], told["done"], told["failed"]) == (24, 34, 34, 0)
     assert len(told["ran"]) == 34 - len(marks)
     assert {p: p.stat().st_mtime_ns for p in marks} == marks  # what was done was not done again

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from studies import Inline, bits
 
 from pruning.plan import PlanError
 from pruning.record import runs
@@ -22,10 +20,31 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from pruning.study.sweep.cluster import RayExecutor  # noqa: E402
 
+NET = """
+import time
+from pathlib import Path
+import ray
+from torch import nn
+
+class Held(nn.Sequential):
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        if self.steps == 150 and ray.get_runtime_context().get_node_id() == {node!r}:
+            flag = Path(__file__).with_name("held")
+            if not flag.exists():
+                flag.touch()
+                time.sleep(600)
+        return super().forward(x)
+
+def net(shape, classes):
+    return Held(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, classes))
+"""
 STUDY = """
 [[phases]]
 phase = "train"
-model = "lenet-300-100"
+model = "{net}:net"
 data = "digits"
 epochs = 5
 batch_size = 64
@@ -52,46 +71,33 @@ def cluster() -> Iterator[Cluster]:
     nodes.shutdown()
 
 
-def carry_out(out: Path, executor: sweep.Executor, told: list[Any]) -> sweep.Outcome:
-    study = sweep.parse_study(STUDY, "ray")
-    graph = sweep.build(sweep.expand(study), out)
-    return sweep.Sweep(study, graph, out).carry_out(executor, {"device": "cpu"}, told.append)
-
-
-def bits(out: Path) -> dict[str, Any]:
-    timing = ("seconds", "images_per_second", "train_seconds", "run")
-    drop = lambda record: {k: v for k, v in record.items() if k not in timing}  # noqa: E731
-    found: dict[str, Any] = {}
-    for run in sorted(out.glob("lenet*")):
-        found[run.name] = [drop(runs.read_summary(run)), [drop(r) for r in runs.log(run)]]
-        found |= {f"{run.name}/{file.name}": file.read_bytes() for file in run.glob("*.safetensors")}
-    return found
-
-
 def test_a_killed_node_loses_nothing_and_runs_nothing_twice(cluster: Cluster, tmp_path: Path) -> None:
-    out, told = tmp_path / "ray", []
+    """The node goes while a process on it is held in the middle of a retraining."""
     lost = next(iter(cluster.worker_nodes))
+    net = tmp_path / "net.py"
+    net.write_text(NET.format(node=lost.node_id))
+    out, whole = tmp_path / "ray", tmp_path / "whole"
+    done: list[int] = []
 
-    def kill() -> None:
-        while len(list(out.glob("*-retrain-*/log.jsonl"))) < 2 and not done.is_set():
-            time.sleep(0.05)
-        cluster.remove_node(lost, allow_graceful=False)
-        killed.append(len(list(out.glob("*/summary.json"))))
+    def tell(event: sweep.Message | sweep.Status) -> None:
+        if not done and isinstance(event, sweep.Status) and (tmp_path / "held").exists():
+            assert [run for run in out.glob("*-retrain-*") if 0 < len(runs.log(run)) < 16 and not runs.is_done(run)]
+            cluster.remove_node(lost, allow_graceful=False)
+            done.append(event.done)
 
-    done, killed = threading.Event(), []
-    killer = threading.Thread(target=kill)
-    killer.start()
-    outcome = carry_out(out, RayExecutor(), told)
-    done.set()
-    killer.join()
-    assert killed
-    assert killed[0] < 10  # it was in the middle
+    def carry_out(out: Path, executor: sweep.Executor) -> sweep.Outcome:
+        study = sweep.parse_study(STUDY.format(net=net), "ray")
+        graph = sweep.build(sweep.expand(study), out)
+        return sweep.Sweep(study, graph, out).carry_out(executor, {"device": "cpu"}, tell)
+
+    outcome = carry_out(out, RayExecutor())
+    assert done
+    assert done[0] < 10
     assert not outcome.failed
     assert len(outcome.ran) == len(set(outcome.ran)) == 10
     for run in out.glob("*-retrain-*"):
         assert [record["epoch"] for record in runs.log(run)] == list(range(1, 17))  # no epoch is there twice
-    whole = tmp_path / "whole"
-    carry_out(whole, sweep.LocalExecutor(1), [])
+    carry_out(whole, Inline())
     assert bits(out) == bits(whole)
 
 

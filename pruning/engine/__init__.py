@@ -6,6 +6,7 @@ its last whole epoch, and one process at a time works on a folder.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,8 @@ def _advance(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
 
 
 def _reuse(session: Session, job: Job) -> Path:
+    with contextlib.suppress(OSError):  # left by a process that was killed after it wrote the summary
+        (job.folder / runs.RESUME).unlink(missing_ok=True)
     epochs = runs.read_summary(job.folder).get("epochs") or 0
     session.tell(PhaseStarted(str(job.folder), job.phase.phase, epochs, 0, epochs, reused=True))
     session.tell(PhaseDone(str(job.folder), runs.result(runs.read_summary(job.folder)), reused=True))
