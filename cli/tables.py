@@ -228,7 +228,7 @@ def rates(
     found: Mapping[str, Any], steps: Sequence[int], per_epoch: int, length: int | float | str, total: int
 ) -> Table:
     """Returns the learning rates of schedules {name: step -> rate}, one row per step."""
-    epochs = f"{total / per_epoch:g} epochs" if isinstance(length, str) else f"{length:g} epochs"
+    epochs = f"{total / per_epoch:g} epochs" if isinstance(length, str) else f"{length} epochs"
     body = [[str(s), f"{s / per_epoch:.4g}", *(f"{rate(s):.4g}" for rate in found.values())] for s in steps]
     title = f"Learning rates of a retraining of {epochs}, {total} steps"
     return title, [">step", ">epoch", *(f">{name}" for name in found)], body

@@ -16,7 +16,9 @@ TIMEOUT = 120.0
 
 _context = multiprocessing.get_context("forkserver")
 # torch._dynamo is what torch imports when the first optimizer is made.
-_context.set_forkserver_preload(["__main__", "torch._dynamo", "pruning.engine", "pruning.study.sweep", "sklearn.datasets"])
+_context.set_forkserver_preload(
+    ["__main__", "torch._dynamo", "pruning.engine", "pruning.study.sweep", "sklearn.datasets"]
+)
 
 
 class Moment(NamedTuple):

@@ -1,4 +1,4 @@
-"""Kills a plan at every step, log line and file that it writes, one after another, and compares with one never stopped, bit for bit.
+"""Kills a plan at every step, log line and file that it writes, in turn, and compares with one never stopped, bit for bit.
 
     python tests/stress_resume.py [--method dpf] [--random 30 --seed 0]
 

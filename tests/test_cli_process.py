@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from conftest import TINY
 from kills import Moment, work
-
 from pruning.cli.main import main
+
 from pruning.record import checkpoint, runs
 
 PRUNE = [sys.executable, "-m", "pruning.cli"]

@@ -172,7 +172,9 @@ def test_trials_are_judged_by_the_mean_over_seeds(workspace: Path, monkeypatch: 
         return Path(f"{sigmoid(value + 8) + (phase.seed - 1) * 0.02}")
 
     monkeypatch.setattr(search.engine, "advance", advance)
-    monkeypatch.setattr(search.runs, "read_summary", lambda run: {"sparsity": float(str(run)), "metric": 0.9, "metric_name": "accuracy"})
+    monkeypatch.setattr(
+        search.runs, "read_summary", lambda run: {"sparsity": float(str(run)), "metric": 0.9, "metric_name": "accuracy"}
+    )
     train = make(Train, {"model": "lenet-5", "data": "digits", "method": "str", "method_options": {"s_init": -20.0}})
     told: list[search.Trial] = []
     found = search.find(train, 0.8, 16, Path("runs"), seeds=[0, 1, 2], report=told.append)

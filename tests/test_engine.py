@@ -154,7 +154,9 @@ def test_the_same_settings_give_the_same_bits(
     Without the native kernels too, where there is one right answer: what is trained dense, masks, and what they leave. The
     masked step is that of a plain loop to rounding only.
     """
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "12345"} | ({"PRUNE_NATIVE": "0"} if kernels == "none" else {})
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "12345"} | (
+        {"PRUNE_NATIVE": "0"} if kernels == "none" else {}
+    )
     subprocess.run([sys.executable, "-c", TWICE, str(tmp_path)], check=True, env={**os.environ, **environment})
     retrained = engine.advance(Retrain(technique="weight-rewind", epochs=1), pruned, shared, device="cpu")
     backend = runs.read_summary(tmp_path / dense.name)["backend"]
@@ -194,10 +196,10 @@ def test_where_each_technique_starts(
         shutil.copytree(run, tmp_path / run.name)
     seen: dict[str, object] = {}
 
-    def record(network, data, optimizer, lr, *, epochs, **rest):  # type: ignore[no-untyped-def]
+    def record(network, data, optimizer, lr, *, total_steps, **rest):  # type: ignore[no-untyped-def]
         seen["weights"] = {k: v.clone() for k, v in network.state_dict().items()}
         seen["momenta"] = fitting.optimizer_state(optimizer, network)
-        seen["rates"] = [lr(step) for step in range(epochs * 6)]
+        seen["rates"] = [lr(step) for step in range(total_steps)]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fitting.loop, "fit", record)

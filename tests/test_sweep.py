@@ -15,9 +15,9 @@ import pytest
 import torch
 from conftest import Prune as CommandLine
 from kills import Moment, work
+from pruning.cli.main import main
 from studies import Inline, bits
 
-from pruning.cli.main import main
 from pruning.plan import PlanError, Prune, Retrain, Train
 from pruning.record import runs
 from pruning.study import sweep

@@ -83,4 +83,4 @@ def total(parts: Iterable[int | float | str | None]) -> int | float:
 
 def said(length: int | float | str) -> str:
     """Returns `40 epochs`, `0.25 epochs` or `500 steps`."""
-    return length if isinstance(length, str) else f"{length:g} epochs"
+    return length if isinstance(length, str) else f"{length} epochs"
