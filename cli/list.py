@@ -28,6 +28,8 @@ KINDS = (
     "schedules",
     "methods",
     "ablations",
+    "optimizers",
+    "tasks",
     "recipes",
     "studies",
 )
@@ -109,4 +111,6 @@ TABLES = {
     "schedules": "retraining schedule",
     "methods": "method",
     "ablations": "ablation",
+    "optimizers": "optimizer",
+    "tasks": "task",
 }

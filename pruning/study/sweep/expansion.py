@@ -24,19 +24,18 @@ from pruning.plan import (
     with_epochs,
 )
 from pruning.record import runs
+from pruning.registry import TABLES, table
 from pruning.study.sweep.study import Point, Study, combinations, plan_of
 
 FAMILIES = re.compile(r"lenet(-\d+)+|resnet\d+|vgg\d+|wrn-\d+-\d+")  # networks that are named by their size
-_NAMES = (
-    plans.ModelName, plans.DataName, plans.Criterion, plans.Allocation, plans.Structure, plans.Technique,
-    plans.RetrainSchedule, plans.MethodName,
-)  # fmt: skip
+_LISTED = (plans.ModelName, plans.DataName, plans.Structure)  # what stands in no table
 
 
 def known_names() -> set[str]:
     """Returns the names of all networks, data sets, criteria ... and settings (`prune.rounds`) that there are."""
     settings = {f"{kind}.{key}" for kind, model in plans.PHASES.items() for key in get_type_hints(model)}
-    return {name for literal in _NAMES for name in choices(literal)} | settings
+    tables = {name for kind in TABLES for name in table(kind)}
+    return {name for literal in _LISTED for name in choices(literal)} | tables | settings
 
 
 def missing(study: Study) -> list[str]:
