@@ -29,6 +29,7 @@ from .show_run import show_run
 from .shrink import shrink
 from .sweep import sweep_study
 from .train import train
+from .verify import verify
 
 app = typer.Typer(
     cls=Commands,
@@ -79,6 +80,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("schedule", LOOK, schedule),
     ("report", LOOK, report),
     ("list", LOOK, list_kinds),
+    ("verify", LOOK, verify),
     ("doctor", LOOK, doctor),
 )
 app.callback(help=unwrapped(prune_neural_networks))(prune_neural_networks)

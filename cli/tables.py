@@ -165,6 +165,11 @@ def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
     return f"{len(rows)} runs in {out}/", columns, body
 
 
+def verified(found: Sequence[Any]) -> Table:
+    """Returns the state of runs, those that are whole and nothing more without a reason."""
+    return f"{len(found)} runs", ["run", "state", "~"], [[entry.run.name, entry.state, entry.why] for entry in found]
+
+
 def result(summary: Mapping[str, Any]) -> Table:
     """Returns one result, a line per fact."""
     rows = [

@@ -19,7 +19,7 @@ from pruning.cli.examples import EXAMPLES, MAIN_JOB
 from pruning.cli.main import COMMANDS
 
 from pruning import plan
-from pruning.record import runs
+from pruning.record import runs, writing
 
 FAST = ("--set", "batch_size=20")
 
@@ -357,9 +357,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         folder = out / runs.folder_name(phase, root, name)
         folder.mkdir(parents=True, exist_ok=True)
         settings, beside = phase.model_dump(mode="json"), None if parent is None else parent.name
-        runs.write_json(folder / runs.PHASE, {"schema": 1, "settings": settings, "parent": beside, "digest": name})
+        writing.write_json(folder / runs.PHASE, {"schema": 1, "settings": settings, "parent": beside, "digest": name})
         known = {"phase": phase.phase, "sparsity": getattr(phase, "sparsity", 0.0), "accuracy": 0.9}
-        runs.write_json(folder / runs.SUMMARY, {"schema": 1, **dict.fromkeys(runs.RESULT_KEYS), **known})
+        writing.write_json(folder / runs.SUMMARY, {"schema": 1, **dict.fromkeys(runs.RESULT_KEYS), **known})
         return folder
 
     def run(work: plan.Plan | list[Any], out: Path, parent: Path | None = None, **options: Any) -> list[Path]:

@@ -34,7 +34,13 @@ FLOORS = (
 )
 # Inside the wings that have more than one room, bottom first again.
 ROOMS = {
-    "record": ({"runs"}, {"checkpoint", "environment", "stamp", "kept"}, {"trust"}),
+    "record": (
+        {"text", "schemas", "writing", "locking"},
+        {"runs"},
+        {"checkpoint", "environment", "stamp", "kept"},
+        {"trust", "whole"},
+        {"resuming", "verify"},
+    ),
     "deciding": ({"criteria", "allocation", "ablations"}, {"filters", "scoring"}, {"decision"}),
     "training": (
         {"tasks", "ramps", "schedules", "masked_weight", "masters"},
@@ -140,7 +146,15 @@ def test_plans_and_run_folders_are_read_without_torch() -> None:
         assert "torch" not in roots(path)
 
 
-LIGHT_MODULES = ("events", "record/runs", "record/trust", "record/stamp", "record/kept")
+LIGHT_MODULES = (
+    "events",
+    "record/runs",
+    "record/text",
+    "record/schemas",
+    "record/trust",
+    "record/stamp",
+    "record/kept",
+)
 LIGHT = [
     ["--help"],
     ["--version"],
