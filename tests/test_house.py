@@ -132,7 +132,7 @@ def test_an_import_that_goes_up_is_seen() -> None:
 
 def test_only_one_file_imports_rich_and_only_cli_imports_typer() -> None:
     users = {package: {str(p.relative_to(ROOT)) for p in FILES if package in roots(p)} for package in ("rich", "typer")}
-    assert users["rich"] == {"cli/show.py"}
+    assert users["rich"] == {"cli/screen.py"}
     assert {name.split("/")[0] for name in users["typer"]} == {"cli"}
 
 

@@ -1,4 +1,4 @@
-"""Results as tables of text: each function returns (title, columns, rows) for :meth:`show.Screen.table`.
+"""Results as tables of text: each function returns (title, columns, rows) for :meth:`screen.Screen.table`.
 
 A column whose header begins with `>` holds numbers and is aligned to the right; one with `~` may be broken into lines.
 """
