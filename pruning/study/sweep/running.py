@@ -13,6 +13,7 @@ from pruning.plan import Train
 from pruning.record import runs
 from pruning.study.sweep import phase_graph as graphs
 from pruning.study.sweep.phase_graph import Graph, Node
+from pruning.study.sweep.presence import Presence
 from pruning.study.sweep.study import Study
 
 POLL_SECONDS = 0.5
@@ -86,13 +87,18 @@ class Sweep:
         """Returns the outcome when all that can be done is done; `where` holds device, data_dir and trust_code."""
         for folder in self.outcome.failed:
             tell(Message("failed", folder, f"failed before: {self.outcome.failed[folder]}"))
+        presence = Presence(self.out)
+        self.todo = graphs.unfinished(self.graph, self.out)  # another sweep may have dropped or finished some meanwhile
         try:
             while self._start(executor, where) or self.running:
                 tell(self.status(executor.slots))
                 for message in executor.poll(POLL_SECONDS):
                     self._heard(message, tell)
+                self._drop(presence)
+            self._drop(presence)
         finally:
             executor.close()
+            presence.end()
         self.outcome.blocked = sorted(self.blocked & self.todo)
         tell(self.status(executor.slots))
         return self.outcome
@@ -148,8 +154,17 @@ class Sweep:
         self.outcome.ran.append(folder)
         graphs.forget_failure(self.out, folder)
         self._learn(self.graph.nodes[folder])
-        for name in graphs.droppable(self.study, self.graph, self.todo):
-            graphs.drop_tensors(self.out, name)
+
+    def _drop(self, presence: Presence) -> None:
+        """Drops the tensors that nothing needs any more, left by an earlier sweep too; not while another sweep may need them."""
+        wanted = [name for name in graphs.droppable(self.study, self.graph, self.todo) if self._holds(name)]
+        if wanted:
+            with presence.alone() as alone:
+                for name in wanted if alone else ():
+                    graphs.drop_tensors(self.out, name)
+
+    def _holds(self, name: str) -> bool:
+        return runs.is_done(self.out / name) and any((self.out / name).glob("*.safetensors"))
 
     # --- how long ------------------------------------------------------------------------------------------------------------
 
