@@ -21,7 +21,7 @@ TRAIN = {"model": "lenet-300-100", "data": "digits"}
 @pytest.mark.parametrize(
     ("given", "length"),
     [
-        (40, 40), (40.0, 40), ("40", 40), ("4e1", 40), (0.25, 0.25), ("0.25", 0.25), ("500 steps", "500 steps"),
+        (40, 40), (40.0, 40), (0.25, 0.25), ("500 steps", "500 steps"),
         ("500steps", "500 steps"), (" 1 step ", "1 steps"),
     ],
 )  # fmt: skip
@@ -36,9 +36,28 @@ def test_whole_epochs_keep_their_digests() -> None:
     assert '"epochs":10,' in plan.canonical(one)
 
 
-@pytest.mark.parametrize("bad", [0, -1, 0.0, math.nan, math.inf, True, "0 steps", "500 images", "", [3], "-2"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        0,
+        -1,
+        0.0,
+        math.nan,
+        math.inf,
+        True,
+        "0 steps",
+        "500 images",
+        "",
+        [3],
+        "-2",
+        "40",
+        1e20,
+        10**20,
+        "9" * 20 + " steps",
+    ],
+)
 def test_what_is_no_length_is_refused_by_name(bad: Any) -> None:
-    with pytest.raises(PlanError, match=r"epochs takes a number of epochs above 0, such as 40 or 0.25, or of steps"):
+    with pytest.raises(PlanError, match=r"epochs takes a number"):
         plan.make(plan.Retrain, {"epochs": bad})
 
 

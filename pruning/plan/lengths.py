@@ -12,24 +12,32 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ValidationInfo
 
-_STEPS = re.compile(r"\s*(\d+)\s*steps?\s*")
-ALLOWED = 'a number of epochs above 0, such as 40 or 0.25, or of steps, such as "500 steps"'
+_STEPS = re.compile(r"\s*([0-9]{1,12})\s*steps?\s*")
+MOST_EPOCHS, MOST_STEPS = 10**7, 10**11  # beyond these a number is a slip
+ALLOWED = (
+    f"a number of epochs above 0 and up to {MOST_EPOCHS:,}, such as 40 or 0.25, or of steps up to {MOST_STEPS:,}, "
+    'such as "500 steps"'
+)
 
 
 def parse(value: Any, name: str = "epochs") -> int | float | str:
     """Returns a length in its one form: whole epochs as int, others as float, steps as "500 steps"; ValueError for others."""
     if isinstance(value, str):
-        if match := _STEPS.fullmatch(value):
-            if int(match[1]):
-                return f"{int(match[1])} steps"
-        else:
-            try:
-                return parse(float(value), name)
-            except ValueError:
-                pass
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0:
+        match = _STEPS.fullmatch(value)
+        if match and 0 < int(match[1]) <= MOST_STEPS:
+            return f"{int(match[1])} steps"
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= MOST_EPOCHS:
         return int(value) if value == int(value) else float(value)
-    raise ValueError(f"{name} takes {ALLOWED}, not {value!r}")
+    raise ValueError(f"{name} takes {ALLOWED}, not {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """Returns a value as an error shows it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _checked(value: Any, info: ValidationInfo) -> int | float | str:
