@@ -15,8 +15,8 @@ from pruning.study.sweep.executors import EXECUTORS, Place
 
 from . import options
 from .output import emit, emit_json
-from .show import Screen
-from .tables import Table, duration, percent
+from .screen import Screen
+from .screen_tables import Table, duration, percent
 
 STUDY = "Study"
 

@@ -16,7 +16,7 @@ from pruning.masks import Masks, prunable
 from pruning.plan import Phase, PlanError, Prune, Retrain, Train, digest, techniques
 from pruning.plan.completion import complete, method_settings
 from pruning.plan.lengths import in_epochs, in_steps, known_epochs, point
-from pruning.record import kept, runs
+from pruning.record import kept, runs, whole
 from pruning.record.stamp import stamp
 from pruning.training import methods
 
@@ -42,7 +42,7 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
         runs.check_run(parent)
         train, code, data_dir = recorded(session, parent)
         name = runs.read_record(parent)["digest"]
-        masked = (parent / runs.MASKS).exists()
+        masked = whole.held(parent, runs.MASKS) is not None
         sparsity = runs.read_summary(parent)["sparsity"]
     where = workbench(session, train, code, data_dir)
     network = where.build(train.seed)
@@ -140,7 +140,7 @@ def check_points(train: Train, per_epoch: int) -> None:
 
 def check_kept(phases: Sequence[Phase], train: Train, per_epoch: int) -> None:
     """Raises PlanError where a phase starts from a state that the training of the same plan does not keep."""
-    kept = {*train.keep_steps, *(point(epoch, train.epochs, per_epoch) for epoch in train.keep_epochs)}
+    parts = {point(epoch, train.epochs, per_epoch) for epoch in train.keep_epochs if isinstance(epoch, float)}
     for phase in phases:
         epoch, step = None, None
         if isinstance(phase, Prune):
@@ -148,15 +148,16 @@ def check_kept(phases: Sequence[Phase], train: Train, per_epoch: int) -> None:
         elif isinstance(phase, Retrain):
             wish = phase.technique
             epoch, step = techniques.start(phase, train.epochs, per_epoch)
-        if step and step not in kept:
+        if step and step not in {*train.keep_steps, *parts}:
             raise PlanError(
                 f"{wish} starts from step {step}, which the training does not keep "
                 f"(keep_steps = {list(train.keep_steps)}); add --set train.keep_steps={sorted({*train.keep_steps, step})}"
             )
         if step == 0:
             epoch = 0
-        if epoch is not None and (at := point(epoch, train.epochs, per_epoch)) not in kept:
-            which = f"{epoch} (step {at})" if isinstance(epoch, float) else f"{epoch}"
+        at = point(epoch, train.epochs, per_epoch) if isinstance(epoch, float) else None
+        if epoch is not None and epoch not in train.keep_epochs and at not in {*train.keep_steps, *parts}:
+            which = f"{epoch}" if at is None else f"{epoch} (step {at})"
             raise PlanError(
                 f"{wish} starts from epoch {which}, which the training does not keep "
                 f"(keep_epochs = {list(train.keep_epochs)}); add --set train.keep_epochs={sorted({*train.keep_epochs, epoch})}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from pruning.plan import PlanError, Retrain, lengths, techniques
@@ -16,9 +15,9 @@ def kept_state(root: Path, epoch: int | float | None, step: int | None, wish: st
     """
     if epoch is None and step is None:
         return None
-    for name in _names(root, epoch, step):
-        if (root / name).is_file():
-            return root / name
+    path = root / (state_file(root, epoch or 0) if step is None else runs.step_file(step))
+    if path.is_file():
+        return path
     what, point = ("step", step) if step is not None else ("epoch", epoch)
     steps = ", ".join(map(str, runs.kept_steps(root))) or "none"
     epochs = ", ".join(map(str, runs.kept_epochs(root))) or "none"
@@ -47,17 +46,6 @@ def steps_per_epoch(root: Path) -> int:
 
 def _step(root: Path, epoch: int | float) -> int:
     return lengths.point(epoch, runs.train_settings(root).epochs, steps_per_epoch(root))
-
-
-def _names(root: Path, epoch: int | float | None, step: int | None) -> Iterator[str]:
-    """Yields the names of the files that may hold the state: what is kept by its step and by its epoch is the same."""
-    if epoch is not None:
-        yield state_file(root, epoch)
-        step = _step(root, epoch)
-    if step is not None:
-        yield runs.step_file(step)
-        if step % (per_epoch := steps_per_epoch(root)) == 0:
-            yield runs.epoch_file(step // per_epoch)
 
 
 def find_state(phase: Retrain, root: Path, original: int | float | str) -> Path | None:
