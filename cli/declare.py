@@ -9,7 +9,11 @@ from typing import Any
 
 from typer import Option
 
+from pruning import plan
 from pruning.plan import choices
+
+# what may also be code of the user's own
+CODED = (plan.Criterion, plan.Allocation, plan.Ablation, plan.Technique, plan.RetrainSchedule, plan.MethodName)
 
 
 def complete(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
@@ -35,7 +39,8 @@ def default(text: str) -> str:
 def named(literal: Any, help: str, panel: str, own: str = "") -> Any:
     """Returns an option that takes one of a Literal's names. The plan checks it, so that the error can suggest one."""
     names = choices(literal)
-    text = f"{help} One of: {', '.join(names)}.{default(own) if own else ''}"
+    more = ", or your own as file.py:name" if any(literal is other for other in CODED) else ""
+    text = f"{help} One of: {', '.join(names)}{more}.{default(own) if own else ''}"
     return Option(metavar="NAME", help=text, rich_help_panel=panel, autocompletion=complete(names))
 
 

@@ -10,17 +10,15 @@ import typer
 
 from pruning.plan import PlanError
 
-from . import options, tables
+from . import options, screen_tables
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 
 
 def verify(
     paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN|DIR...", help="Run folders, or folders of runs.", autocompletion=options.run_folders
-        ),
+        typer.Argument(metavar="PATH", help="Run folders, or folders of runs.", autocompletion=options.run_folders),
     ],
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -40,7 +38,7 @@ def verify(
         emit_json({"runs": rows, **{state: counts[state] for state in STATES}})
     else:
         screen = Screen(quiet=quiet)
-        screen.table(*tables.verified(found))
+        screen.table(*screen_tables.verified(found))
         emit(", ".join(f"{counts[state]} {state}" for state in STATES))
     if bad := [entry for entry in found if entry.state in ("damaged", "orphaned")]:
         raise PlanError(

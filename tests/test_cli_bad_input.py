@@ -263,8 +263,8 @@ def with_another_shape(run: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "weights truncated": (truncated("weights.safetensors"), ("weights.safetensors", "damaged")),
-    "weights missing": (without("weights.safetensors"), ("weights.safetensors", "does not exist")),
+    "weights truncated": (truncated("weights.safetensors"), ("weights.safetensors", "is not the file")),
+    "weights missing": (without("weights.safetensors"), ("weights.safetensors", "is missing")),
     "masks truncated": (truncated("masks.safetensors"), ("masks.safetensors",)),
     "phase.json truncated": (truncated("phase.json"), ("phase.json", "damaged")),
     "summary.json truncated": (truncated("summary.json"), ("summary.json", "damaged")),
@@ -278,6 +278,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
+UNTIED = ("NaN weights", "revived weights", "other shapes")  # seen even where no digest tells of another file
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize(
     "command", [("eval",), ("show",), ("prune", "--sparsity", "0.9"), ("retrain", "--epochs", "1")]
@@ -287,6 +290,8 @@ def test_damaged_runs(prune: Prune, history: Path, tmp_path: Path, command: tupl
     run = tmp_path / "runs" / history.name
     damage, parts = DAMAGE[name]
     damage(run)
+    if name in UNTIED:
+        edited("summary.json", files=None)(run)
     before = files(tmp_path)
     outcome = prune(command[0], run, *command[1:])
     assert (outcome.code, outcome.out) == (1, ""), outcome.err
