@@ -11,7 +11,7 @@ from pruning import plan
 from pruning.plan import PlanError
 
 from . import options, screen_tables
-from .inputs import merged
+from .inputs import load_plan, merged
 from .output import emit, emit_json
 from .screen import Screen
 
@@ -77,7 +77,7 @@ def compare_plans(
     goals = sparsity or []
     if wrong := [goal for goal in goals if not 0 < goal < 1]:
         raise PlanError(f"sparsity must lie between 0 and 1, not {wrong[0]:g}")
-    plans = [plan.override_plan(plan.load_plan(name), changes) for name in recipes]
+    plans = [plan.override_plan(load_plan(name, trust_code), changes) for name in recipes]
     from pruning.study import compare
     from pruning.study.search import Trial
     from pruning.training.methods import METHODS

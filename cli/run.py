@@ -9,7 +9,7 @@ import typer
 from pruning import plan
 
 from . import options
-from .inputs import given, merged
+from .inputs import given, load_plan, merged
 from .shared import SharedAnew, shared_options
 from .work import carry_out
 
@@ -35,5 +35,5 @@ def run(
     reach every phase of that kind, phases.INDEX.KEY the one with that index, counted from 0.
     """
     changes = merged({f"train.{key}": value for key, value in given(seed=seed).items()}, settings)
-    whole = plan.override_plan(plan.load_plan(recipe), changes)
+    whole = plan.override_plan(load_plan(recipe, shared.trust_code), changes)
     carry_out(whole, None, shared.out, shared)

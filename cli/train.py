@@ -10,7 +10,7 @@ from pruning import plan
 from pruning.record import runs
 
 from . import options, screen_tables
-from .inputs import given, merged
+from .inputs import given, load_plan, merged
 from .screen import Screen
 from .shared import SharedAnew, shared_options
 from .work import carry_out
@@ -71,7 +71,7 @@ def train(
     )
     changes = merged(flags, settings)
     if recipe is not None:
-        phase = plan.adjust(plan.load_plan(recipe).train, changes)
+        phase = plan.adjust(load_plan(recipe, shared.trust_code).train, changes)
     elif {"model", "data"} <= changes.keys():
         phase = plan.override(plan.make(plan.Train, {key: changes.pop(key) for key in ("model", "data")}), changes)
     else:

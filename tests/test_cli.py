@@ -111,7 +111,7 @@ def test_run_carries_out_a_plan(prune: Prune, workspace: Path) -> None:
         retrain.epochs = 1
         """
     )
-    done = prune("run", "plan.toml", "--seed", 3, "--set", "train.epochs=1", "--device", "cpu")
+    done = prune("run", "plan.toml", "--seed", 3, "--set", "train.epochs=1", "--device", "cpu", "--trust-code")
     chain = runs.history(done.run)
     assert [runs.read_phase(folder).phase for folder in chain] == ["train", "prune", "retrain", "prune", "retrain"]
     assert (runs.train_settings(done.run).seed, runs.train_settings(done.run).epochs) == (3, 1)

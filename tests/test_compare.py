@@ -358,7 +358,7 @@ def test_a_search_moves_the_option_that_the_method_has(workspace: Path) -> None:
 def test_compare_from_the_command_line(prune: Prune, workspace: Path) -> None:
     (workspace / "b.toml").write_text(BIMP_PLAN)
     (workspace / "m.toml").write_text(METHOD_PLAN.format(method="none", more=""))
-    where = ("--device", "cpu", "--seeds", "0,1")
+    where = ("--device", "cpu", "--seeds", "0,1", "--trust-code")
     outcome = prune("compare", "b.toml", "--sparsity", 0.5, *where)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
@@ -386,6 +386,7 @@ def test_a_comparison_shows_every_trial(prune: Prune, workspace: Path) -> None:
         "0,1",
         "--device",
         "cpu",
+        "--trust-code",
         "--search",
         2,
     )
@@ -402,7 +403,7 @@ def test_a_comparison_shows_every_trial(prune: Prune, workspace: Path) -> None:
     row = prune(*asked, "--search-per-seed", "--json").json["rows"][0]
     assert len(row["setting"]["s_init"]) == 2
     for flag in (("--search-per-seed",), ("--search-option", "s_init")):
-        lost = prune("compare", "m.toml", *flag)
+        lost = prune("compare", "m.toml", "--trust-code", *flag)
         assert lost.code == 2
         assert f"{flag[0]} is for --search" in lost.err
 
@@ -437,7 +438,7 @@ def test_what_a_comparison_refuses(
     prune: Prune, workspace: Path, arguments: tuple[str | float, ...], message: str
 ) -> None:
     (workspace / "m.toml").write_text(METHOD_PLAN.format(method="none", more=""))
-    outcome = prune("compare", "m.toml", "--device", "cpu", *arguments)
+    outcome = prune("compare", "m.toml", "--device", "cpu", "--trust-code", *arguments)
     assert (outcome.code, outcome.out) == (1, "")
     assert message in outcome.err
 

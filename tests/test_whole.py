@@ -367,6 +367,28 @@ def test_workers_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs").glob("*/summary.json"))) == 2
 
 
+def test_code_that_a_file_names_is_allowed_once_until_it_changes(
+    prune: Prune, workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (workspace / "p.toml").write_text(STUDY.replace("seeds = [0]", ""))
+    (workspace / "s.toml").write_text(STUDY)
+    for command in (("run", "p.toml"), ("train", "p.toml"), ("compare", "p.toml"), ("sweep", "s.toml", "--dry-run")):
+        refused = prune(*command, "--device", "cpu")
+        assert refused.code == 1
+        assert "would execute code" in refused.err
+        assert str(workspace / "nets.py") in refused.err
+    assert not Path("runs").exists()
+    assert prune("run", "p.toml", "--device", "cpu", "--trust-code").code == 0
+    assert prune("run", "p.toml", "--device", "cpu").code == 0
+    assert prune("sweep", "s.toml", "--dry-run", "--device", "cpu").code == 0
+    with (workspace / "nets.py").open("a") as file:
+        file.write("\n# changed\n")
+    assert "would execute code" in prune("run", "p.toml", "--device", "cpu").err
+    named = ("train", "--model", "nets.py:tiny", "--data", "sets.py:blobs", "--epochs", "1", "--device", "cpu")
+    assert prune(*named).code == 0  # typed, and so asked for
+
+
 def test_a_module_is_the_one_that_was_recorded(prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):

@@ -27,8 +27,7 @@ KEY_BYTES = 32
 
 def account_key() -> bytes:
     """Returns this account's secret, made on first use in $XDG_STATE_HOME/prune/key and readable by the account alone."""
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    path = base / "prune" / "key"
+    path = _state() / "key"
     with contextlib.suppress(FileNotFoundError):
         return _sound(path)
     try:
@@ -83,6 +82,36 @@ def allow(names: Iterable[str], trust_code: bool, source: str) -> None:
         raise PlanError(
             f"{source} would execute code ({', '.join(code)}); read that code, then allow it with --trust-code"
         )
+
+
+def allow_file(names: Iterable[str], source: str, trust_code: bool) -> None:
+    """Raises PlanError where a plan or study from a file names code that this account has not allowed yet, as it is now.
+
+    `trust_code` allows it, and is remembered for these functions in these files with these contents.
+    """
+    code = sorted({name for name in names if usercode.is_code(name)})
+    if not code:
+        return
+    places = {name: list(map(str, usercode.resolve(name))) for name in code}
+    mark, path = seal("", {name: " ".join(place) for name, place in places.items()}), _state() / "trusted"
+    try:
+        known = path.read_text().split() if path.exists() else []
+        if mark in known:
+            return
+        if trust_code:
+            with path.open("a") as file:
+                file.write(mark + "\n")
+            return
+    except OSError as error:
+        raise PlanError(f"cannot use {path}, which holds what this account allowed: {error.strerror}") from None
+    raise PlanError(
+        f"{source} would execute code ({', '.join(place for place, _ in places.values())}) that this account has not allowed; "
+        "read that code, then allow it with --trust-code, once until it changes"
+    )
+
+
+def _state() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "prune"
 
 
 def check_trust(run: Path, trust_code: bool) -> None:
