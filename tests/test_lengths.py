@@ -228,12 +228,12 @@ def test_a_study_of_lengths(
     prune: Prune, workspace: Path, train: str, retrain: str, total: float, shown: list[str]
 ) -> None:
     Path("parts.toml").write_text(STUDY.format(train=train, retrain=retrain))
-    before = prune("sweep", "parts.toml", "--dry-run", "--json").json
+    before = prune("sweep", "parts.toml", "--dry-run", "--json", "--trust-code").json
     assert before["epochs_left"] == total  # a phase in steps counts as one
-    assert prune("sweep", "parts.toml", "--jobs", "1", "--device", "cpu").code == 0
+    assert prune("sweep", "parts.toml", "--jobs", "1", "--device", "cpu", "--trust-code").code == 0
     done = sorted(runs.log(run)[-1]["step"] for run in Path("runs").glob("*-retrain-*"))
     assert done == [2, 2, 6, 6]
-    after = prune("sweep", "parts.toml", "--dry-run", "--json").json
+    after = prune("sweep", "parts.toml", "--dry-run", "--json", "--trust-code").json
     assert (after["done"], after["epochs_left"]) == (6, 0)
     assert prune("report", "runs", "--out", "report").code == 0
     assert [row["retrain_epochs"] for row in _csv("report/runs.csv")] == shown
@@ -256,5 +256,5 @@ def test_plans_side_by_side_count_steps_as_epochs(prune: Prune, workspace: Path)
         epochs = "3 steps"
         """
     )
-    (row,) = prune("compare", "short.toml", "--device", "cpu", "--json").json["rows"]
+    (row,) = prune("compare", "short.toml", "--device", "cpu", "--json", "--trust-code").json["rows"]
     assert row["epochs"] == 2.5
