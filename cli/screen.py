@@ -86,7 +86,9 @@ class Screen:
             return
         if self.bars.disable and event.epochs:
             resumed = f", resumed after epoch {event.epoch}" if event.epoch else ""
-            self.line(f"{event.phase:<8}{escape(event.run)}: {event.epochs} epochs, {event.steps} steps{resumed}")
+            self.line(
+                f"{event.phase:<8}{escape(event.run)}: {round(event.epochs, 4)} epochs, {event.steps} steps{resumed}"
+            )
         name = f"{self.phase}/{self.phases} {event.phase}" if self.phases > 1 else event.phase
         self.present = self.bars.add_task(name, total=event.steps or None, unit="steps", note="")
 
@@ -152,7 +154,8 @@ class Screen:
 
 
 def _note(record: dict[str, object], epochs: float) -> str:
-    parts = [f"epoch {record.get('epoch')}/{epochs}"]
+    epoch, last = record.get("epoch"), round(epochs, 4)  # the last epoch may be a part of one
+    parts = [f"epoch {min(epoch, last) if isinstance(epoch, int) else epoch}/{last}"]
     for key, name in (("train_loss", "loss"), ("val_accuracy", "val. acc."), ("val_metric", "val. metric")):
         value = record.get(key)
         if key == "val_metric" and record.get("val_accuracy") is not None:

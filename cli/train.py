@@ -33,7 +33,7 @@ def train(
         typer.Option(
             metavar="N",
             help="Length of the training, in epochs (40, 0.25) or steps ('500 steps'); milestones and warm-up of a recipe "
-            "scale along.",
+            "scale along, from epochs to epochs.",
             rich_help_panel=options.TRAINING,
         ),
     ] = None,

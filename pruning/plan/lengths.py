@@ -56,8 +56,23 @@ Length = Annotated[int | float | str, BeforeValidator(_checked)]
 
 
 def in_steps(length: int | float | str, per_epoch: int) -> int:
-    """Returns how many steps a length has, at least 1, where an epoch has `per_epoch`."""
-    return int(length.split()[0]) if isinstance(length, str) else max(1, round(length * per_epoch))
+    """Returns how many steps a length has, to the nearest, halves up, at least 1, where an epoch has `per_epoch`."""
+    return int(length.split()[0]) if isinstance(length, str) else max(1, _nearest(length * per_epoch))
+
+
+def point(epoch: int | float, length: int | float | str, per_epoch: int) -> int:
+    """Returns after how many steps of a training of `length` so many epochs are done.
+
+    A part of an epoch counts from the training's end, so that a retraining for the rest of the epochs starts there to the step.
+    """
+    last, total = known_epochs(length), in_steps(length, per_epoch)
+    if isinstance(epoch, int) or last is None:
+        return _nearest(epoch * per_epoch)
+    return total if epoch >= last else max(0, total - in_steps(last - epoch, per_epoch))
+
+
+def _nearest(steps: float) -> int:
+    return math.floor(round(steps, 6) + 0.5)  # 159.9 epochs of 35 steps are 5596.5 steps, and 5596.499... as floats
 
 
 def in_epochs(steps: int, per_epoch: int) -> int | float:
@@ -86,7 +101,13 @@ def times(length: int | float | str, factor: float) -> int | float | str:
 
 def total(parts: Iterable[int | float | str | None]) -> int | float:
     """Returns the epochs of several lengths together, those in steps and those not given left out."""
-    return sum(length for length in parts if isinstance(length, (int, float)))
+    found = sum(length for length in parts if isinstance(length, (int, float)))
+    return found if isinstance(found, int) else round(found, 9)
+
+
+def total_steps(parts: Iterable[int | float | str | None]) -> int:
+    """Returns the steps of several lengths together, those in epochs and those not given left out."""
+    return sum(in_steps(length, 1) for length in parts if isinstance(length, str))
 
 
 def said(length: int | float | str) -> str:

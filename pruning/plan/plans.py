@@ -21,7 +21,8 @@ class Iterate(Settings):
     """Cycles of pruning and retraining up to `sparsity`: expanded into its phases when a plan is read.
 
     With `cycles` J the density after cycle j is d^(j/J); with `rate` p it is (1-p)^j, the last cycle ending on the goal.
-    A `budget` is shared out over the retrainings, floor(budget / J) epochs each and the rest to the last; `fresh_optimizer`
+    A `budget` is shared out over the retrainings: whole epochs or steps as floor(budget / J) each and the rest to the last,
+    others evenly; `fresh_optimizer`
     resets the momenta before the first retraining alone (both as in Zimmer et al. 2023, their code).
     """
 
