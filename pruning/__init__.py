@@ -16,7 +16,7 @@ _WHERE = {
     "score": "pruning.deciding.decision",
     "allocate": "pruning.deciding.allocation.sharing",
     "MaskedSGD": "pruning.training.optim",
-    "enforce": "pruning.training.optim",
+    "enforce": "pruning.training.enforcing",
     "count_macs": "pruning.flops",
     "register": "pruning.registry",
     "Task": "pruning.training.tasks.base",

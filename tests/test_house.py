@@ -41,9 +41,9 @@ ROOMS = {
         {"trust", "whole"},
         {"resuming", "verify"},
     ),
-    "deciding": ({"criteria", "allocation", "ablations"}, {"filters", "scoring"}, {"decision"}),
+    "deciding": ({"criteria", "allocation", "ablations", "arguments"}, {"filters", "scoring"}, {"decision"}),
     "training": (
-        {"tasks", "ramps", "schedules", "masked_weight", "masters"},
+        {"tasks", "ramps", "schedules", "enforcing", "masked_weight", "masters"},
         {"optim"},
         {"methods", "optimizers"},
         {"loop"},

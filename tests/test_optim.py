@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pruning import ops
 from pruning.masks import Masks, prunable
 from pruning.plan import PlanError
-from pruning.training.optim import MaskedSGD, enforce, mask_gradients
+from pruning.training.enforcing import enforce, mask_gradients
+from pruning.training.optim import MaskedSGD
 
 SETTINGS = [
     {"lr": 0.1},

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import seeds
-from pruning.deciding import scoring
+from pruning.deciding import arguments, scoring
 from pruning.deciding.ablations import ABLATIONS, Ablation
 from pruning.deciding.allocation.sharing import Share, allocate, shared
 from pruning.deciding.criteria import Criterion
@@ -198,25 +198,24 @@ def prune(
     """Returns the masks of a :class:`Decision` made of these settings, applied: pruned weights are exactly +0.
 
     `batch` is (inputs, labels) or inputs alone, as the criterion needs; `masks` are the present ones. `task` says how the model
-    is called and what its loss is, cross-entropy unless given. An ablation that changes
-    the network ("reinit") needs `rebuild`, a function that returns the model with a new initialization.
+    is called and what its loss is, cross-entropy unless given. An ablation that changes the network ("reinit") needs
+    `rebuild`, a function that returns the model with a new initialization.
     """
-    if not 0 <= sparsity <= 1:
-        raise PlanError(f"sparsity must lie in [0, 1], not {sparsity}")
+    model, batch = arguments.module(model), arguments.batch(batch)
     control = None if ablation is None else ABLATIONS.find(ablation)
     if (rebuild is not None) != (control is not None and control.changes == "network"):
         raise PlanError("ablation 'reinit' and rebuild go together: give both or neither")
     asked = Decision(
-        criterion=criterion,
-        sparsity=sparsity,
-        allocation=allocation,
+        criterion=arguments.word(criterion, "criterion"),
+        sparsity=arguments.share(sparsity, "sparsity"),
+        allocation=arguments.word(allocation, "allocation"),
         rates=rates,
-        exclude=(exclude,) if isinstance(exclude, str) else tuple(exclude),
-        rounds=rounds,
+        exclude=arguments.patterns(exclude),
+        rounds=arguments.whole(rounds, "rounds", 1),
         mode=mode,
-        micro_batch=micro_batch,
+        micro_batch=arguments.whole(micro_batch, "micro_batch", 1),
         ablation=ablation,
-        min_per_layer=min_per_layer,
+        min_per_layer=arguments.whole(min_per_layer, "min_per_layer", 0) or 0,
     )
     generator = seeds.generator(seed, "scores") if generator is None else generator
     decided = asked.decide(model, masks=masks, batch=batch, task=task, generator=generator, tell=tell)

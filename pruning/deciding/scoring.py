@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import seeds, trees
+from pruning.deciding import arguments
 from pruning.deciding.criteria import CRITERIA, Criterion
 from pruning.deciding.criteria.base import CrossEntropy, Objective, Sample
 from pruning.errors import PlanError
@@ -49,7 +50,9 @@ def score(
     the model is called and what its loss is, cross-entropy unless given. `masks` take weights out before scoring.
     Without a `generator` one is derived from `seed`.
     """
-    entry = find(criterion, mode=mode, micro_batch=micro_batch)
+    model, batch = arguments.module(model), arguments.batch(batch)
+    micro_batch = arguments.whole(micro_batch, "micro_batch", 1)
+    entry = find(arguments.word(criterion, "criterion"), mode=mode, micro_batch=micro_batch)
     generator = seeds.generator(seed, "scores") if generator is None else generator
     sample = make_sample(criterion, batch, mode, micro_batch, generator, task)
     weights = prunable_weights(model, exclude, masks)

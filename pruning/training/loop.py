@@ -20,8 +20,8 @@ from pruning.data import Data
 from pruning.events import Progress, Tell
 from pruning.plan import PlanError
 from pruning.seeds import derive
+from pruning.training.enforcing import mask_gradients
 from pruning.training.methods.base import Method
-from pruning.training.optim import mask_gradients
 from pruning.training.tasks.base import Task
 from pruning.value_range import finite
 

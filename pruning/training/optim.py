@@ -9,6 +9,7 @@ it too, `master`, which the updates go to (`pruning.training.masters`).
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,16 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.sgd import SGD, sgd
-from torch.utils.hooks import RemovableHandle
 
 from pruning import ops
 from pruning.masks import Masks
 from pruning.plan import PlanError
+from pruning.training.enforcing import held_by, zero_pruned
 from pruning.training.masked_weight import MaskedWeight
 from pruning.training.masters import KEY as _MASTER
 from pruning.training.masters import Masters
 
 _KEY = "momentum_buffer"
+TELLING = 0.1  # the share of weights that are 0 with their momenta from which on masks must have been forgotten
 
 
 class MaskedSGD(SGD):
@@ -71,12 +73,12 @@ class MaskedSGD(SGD):
 
         Mask tensors on the weights' device are not copied: a change to one in place holds from the next step on.
         """
-        matched = (masks if isinstance(masks, Masks) else Masks(masks)).match(model)
+        matched = held_by(self, model, masks)
         state = self.state
         self._masked = {parameter: MaskedWeight(parameter, mask) for parameter, mask in matched.items()}
         self._members = []
         for parameter, mask in matched.items():
-            _zero(parameter, state.get(parameter, {}), mask)
+            zero_pruned(parameter, state.get(parameter, {}), mask)
 
     def clear_masks(self) -> None:
         """Forgets the masks: from the next step on every weight is trained."""
@@ -195,7 +197,7 @@ class MaskedSGD(SGD):
         """Writes +0 to what is pruned of a weight that has no gradient."""
         if kept.momenta is not None:
             self._state[kept.parameter][_KEY] = kept.scatter()
-        _zero(kept.parameter, self._state.get(kept.parameter, {}), kept.mask)
+        zero_pruned(kept.parameter, self._state.get(kept.parameter, {}), kept.mask)
 
     def _gathered(self, kept: MaskedWeight, momentum: float) -> bool:
         """Returns whether the survivors' momenta lie side by side, where there are any to be had, after moving them there."""
@@ -226,6 +228,7 @@ class MaskedSGD(SGD):
         Without `masters` those in the state dict are left out.
         """
         super().load_state_dict(state_dict)
+        self._warn_unmasked()
         names = [name for group in state_dict["param_groups"] for name in group["params"]]
         params = [parameter for group in self.param_groups for parameter in group["params"]]
         for name, parameter in zip(names, params, strict=True):
@@ -238,7 +241,24 @@ class MaskedSGD(SGD):
             if buffer is not None and (parameter in self._masked or buffer.dtype != parameter.dtype):
                 self.state[parameter][_KEY] = buffer.to(parameter.device, copy=True)
             if parameter in self._masked:
-                _zero(parameter, self.state.get(parameter, {}), self._masked[parameter].mask)
+                zero_pruned(parameter, self.state.get(parameter, {}), self._masked[parameter].mask)
+
+    def _warn_unmasked(self) -> None:
+        """Warns where no mask is set, but weights and momenta that were loaded are 0 together, as under masks."""
+        if self._masked:
+            return
+        zeros = total = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                buffer = self._state.get(parameter, {}).get(_KEY)
+                if parameter.ndim > 1 and buffer is not None:
+                    zeros += int(((parameter == 0) & (buffer == 0)).sum())
+                    total += parameter.numel()
+        if zeros > TELLING * total > 0:
+            text = f"{zeros:,} of {total:,} weights and their momenta are 0, as if pruned, and no masks are set"
+            warnings.warn(
+                f"{text}: they move from the next step on, unless set_masks(model, masks) is called", stacklevel=3
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -254,43 +274,8 @@ class MaskedSGD(SGD):
         super().__setstate__(rest)
 
 
-def enforce(optimizer: torch.optim.Optimizer, model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> RemovableHandle:
-    """Returns a handle whose `remove()` ends it: after every step pruned entries of weights and state are exactly +0.
-
-    Works on any torch optimizer, and at once on what is there. State is what `optimizer.state` holds per parameter in
-    the parameter's shape (Adam's moments); others (LBFGS's history, factored moments) stay as they are. A pickled or
-    deep-copied optimizer loses the hook, as torch drops all step hooks: call `enforce` on the copy.
-    """
-    matched = (masks if isinstance(masks, Masks) else Masks(masks)).match(model)
-
-    def hold(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, mask in matched.items():
-            _zero(parameter, optimizer.state.get(parameter, {}), mask)
-
-    hold(optimizer, (), {})
-    return optimizer.register_step_post_hook(hold)
-
-
-@torch.no_grad()
-def mask_gradients(model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> None:
-    """Writes +0 to the gradients of pruned entries, so that a norm taken afterwards is that of surviving weights."""
-    for parameter, mask in (masks if isinstance(masks, Masks) else Masks(masks)).match(model).items():
-        if parameter.grad is not None:
-            parameter.grad.masked_fill_(~mask, 0.0)
-
-
 def _gradients(params: Iterable[Tensor]) -> list[Tensor]:
     gradients = [p.grad for p in params if p.grad is not None]
     if any(grad.layout is not torch.strided for grad in gradients):
         raise PlanError("MaskedSGD takes no sparse gradients: build the embedding with sparse=False")
     return gradients
-
-
-@torch.no_grad()
-def _zero(parameter: Tensor, state: Mapping[str, Any], mask: Tensor) -> None:
-    """Writes +0 to pruned entries of a parameter and of those of its state tensors that have its shape."""
-    pruned = ~mask
-    parameter.masked_fill_(pruned, 0.0)
-    for value in state.values():
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value.masked_fill_(pruned, 0.0)

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pruning.masks import Masks
-from pruning.training.optim import MaskedSGD, enforce
+from pruning.training.enforcing import enforce
+from pruning.training.optim import MaskedSGD
 
 
 @dataclass(frozen=True)
