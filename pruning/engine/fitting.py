@@ -134,7 +134,7 @@ def fit_in(
             tensors |= {f"{_METHOD}{name}": t for name, t in method.state().items()}
             checkpoint.save(resume, {**tensors, **optimizer_state(optimizer, network)}, {"epoch": epoch})
             saved = time.perf_counter()
-        session.tell(EpochDone(record))
+        session.tell(EpochDone(record, bench.task.metric_name, bench.task.metric_scale))
 
     loop.fit(
         network,

@@ -12,6 +12,7 @@ from torch import nn
 from pruning import models
 from pruning.deciding.filters import refit, shrink
 from pruning.deciding.filters.shrink_by_library import shrink_with_library
+from pruning.engine import trial
 from pruning.engine.reading import load_model
 from pruning.engine.results import load_masks
 from pruning.engine.session import open_session, recorded
@@ -57,6 +58,7 @@ def shrink_run(run: Path | str, to: Path | None = None, *, library: bool = False
         "model_options": train.model_options,
         "input": summary["input"],
         "classes": summary["classes"],
+        "task": summary.get("task", "classification"),
         "difference": difference,
         "examples": EXAMPLES,
         "params": [before.params, after.params],
@@ -86,7 +88,12 @@ def load_shrunk(folder: Path | str, trust_code: bool = False) -> nn.Module:
     if record["model_code"] and not trust_code:
         raise PlanError(f"'{folder}' is of a network in {record['model']}; executing that file needs trust_code")
     network = models.build(
-        record["model"], tuple(record["input"]), record["classes"], options=record["model_options"], seed=0
+        record["model"],
+        tuple(record["input"]),
+        record["classes"],
+        options=record["model_options"],
+        seed=0,
+        trial=trial.of_record(record),
     )
     refit(network, checkpoint.load(Path(folder) / runs.WEIGHTS)[0])
     return network.eval()
