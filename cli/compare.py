@@ -10,10 +10,10 @@ import typer
 from pruning import plan
 from pruning.plan import PlanError
 
-from . import options, tables
-from .inputs import merged
+from . import options, screen_tables
+from .inputs import load_plan, merged
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 
 COMPARISON = "Comparison"
 
@@ -41,7 +41,7 @@ def compare_plans(
         str, typer.Option(metavar="LIST", help="Seeds, separated by commas.", rich_help_panel=COMPARISON)
     ] = "0",
     search: options.Search = 0,
-    search_by: options.SearchBy = None,
+    search_option: options.SearchOption = None,
     search_per_seed: Annotated[
         bool,
         typer.Option(
@@ -69,13 +69,15 @@ def compare_plans(
     Where a method's sparsity is an outcome, --search N tries at most N settings for one whose mean sparsity over the
     seeds is within 0.25 points of the goal; where none is, the nearest stands in the table.
     """
-    if not search and (search_by is not None or search_per_seed):
-        raise typer.BadParameter(f"{'--search-by' if search_by is not None else '--search-per-seed'} is for --search")
+    if not search and (search_option is not None or search_per_seed):
+        raise typer.BadParameter(
+            f"{'--search-option' if search_option is not None else '--search-per-seed'} is for --search"
+        )
     changes = merged({}, settings)
     goals = sparsity or []
     if wrong := [goal for goal in goals if not 0 < goal < 1]:
         raise PlanError(f"sparsity must lie between 0 and 1, not {wrong[0]:g}")
-    plans = [plan.override_plan(plan.load_plan(name), changes) for name in recipes]
+    plans = [plan.override_plan(load_plan(name, trust_code), changes) for name in recipes]
     from pruning.study import compare
     from pruning.study.search import Trial
     from pruning.training.methods import METHODS
@@ -100,7 +102,7 @@ def compare_plans(
                 out,
                 finetune_epochs=finetune_epochs,
                 trials=search,
-                by=search_by,
+                by=search_option,
                 per_seed=search_per_seed,
                 report=note,
                 tell=screen.tell,
@@ -108,12 +110,12 @@ def compare_plans(
             )
     finally:
         for (name, goal), trials in tried.items():
-            screen.table(*tables.trials(goal, trials, name))
+            screen.table(*screen_tables.trials(goal, trials, name))
     rows = [{k: _spread(v) if isinstance(v, compare.Spread) else v for k, v in row.items()} for row in rows]
     if json:
         emit_json({"rows": rows})
         return
-    table = tables.compared(rows)
+    table = screen_tables.compared(rows)
     screen.table(*table)
     if not screen.stdout_is_terminal:
         for line in _markdown(table):
@@ -131,7 +133,7 @@ def _seeds(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _markdown(table: tables.Table) -> list[str]:
+def _markdown(table: screen_tables.Table) -> list[str]:
     """Returns the table's lines for a text file."""
     _, columns, rows = table
     heads = [column.lstrip(">~") for column in columns]

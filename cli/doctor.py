@@ -10,9 +10,9 @@ from typing import Any
 
 from pruning import __version__
 
-from . import options, tables
+from . import options, screen_tables
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 
 PACKAGES = ("torch", "numpy", "safetensors", "pydantic", "typer", "rich")
 EXTRAS = {
@@ -46,13 +46,15 @@ def doctor(json: options.Json = False, quiet: options.Quiet = False, debug: opti
         return
     screen = Screen(quiet=quiet)
     main = {"pruning": __version__, "python": f"{report['python']}, {sys.executable}", "platform": report["platform"]}
-    screen.table(*tables.pairs("Versions", main | report["packages"]))
-    screen.table(*tables.pairs("Devices", report["devices"]))
-    screen.table(*tables.pairs("Kernels", _kernels(report["kernels"])))
+    screen.table(*screen_tables.pairs("Versions", main | report["packages"]))
+    screen.table(*screen_tables.pairs("Devices", report["devices"]))
+    screen.table(*screen_tables.pairs("Kernels", _kernels(report["kernels"])))
     screen.table(
-        *tables.pairs("Extras (pip install 'pruning[NAME]')", {n: _installed(p) for n, p in report["extras"].items()})
+        *screen_tables.pairs(
+            "Extras (pip install 'pruning[NAME]')", {n: _installed(p) for n, p in report["extras"].items()}
+        )
     )
-    screen.table(*tables.pairs("Data", {"folder, unless --data-dir names another": report["data_dir"]}))
+    screen.table(*screen_tables.pairs("Data", {"folder, unless --data-dir names another": report["data_dir"]}))
     backends = ", ".join(f"{device}: {ops.backend(device)}" for device in report["devices"])
     emit(f"pruning {__version__}, torch {report['packages']['torch']}, {backends}")
 

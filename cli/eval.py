@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pruning.record import runs
 
-from . import options, tables
+from . import options, screen_tables
 from .inputs import run_folder
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 
 
 def evaluate(
@@ -31,5 +31,5 @@ def evaluate(
     if json:
         emit_json(runs.result(result))
         return
-    screen.table(*tables.result(result))
+    screen.table(*screen_tables.result(result))
     emit(folder)

@@ -56,6 +56,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune list models",
         "prune list runs --where phase=retrain --where 'sparsity>=0.9'",
     ),
+    "verify": ("prune verify runs", "prune verify runs/RUN --json"),
     "doctor": ("prune doctor",),
 }
 

@@ -11,10 +11,10 @@ from pruning import plan
 from pruning.plan import PlanError, choices, suggest
 from pruning.record import runs
 
-from . import options, tables
+from . import options, screen_tables
 from .inputs import run_folder, shape
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 
 
 def flops(
@@ -85,7 +85,7 @@ def flops(
         emit_json(as_json(report))
         return
     screen = Screen(quiet=quiet)
-    screen.table(*tables.layers(report))
+    screen.table(*screen_tables.layers(report))
     screen.plain([f"not counted: {entry}" for entry in report.uncounted])
     emit(folder if run is not None else report.macs)
 

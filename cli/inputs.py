@@ -13,6 +13,8 @@ from typing import Any
 from pruning import plan
 from pruning.plan import PlanError, suggest
 from pruning.record import runs
+from pruning.record.stamp import coded
+from pruning.record.trust import allow_file
 
 
 def run_folder(text: str) -> Path:
@@ -49,6 +51,14 @@ def _from_stdin() -> str:
     if not isinstance(run, str):
         raise PlanError("RUN is -, but the JSON object on standard input has no key 'run'")
     return run
+
+
+def load_plan(name: str, trust_code: bool) -> plan.Plan:
+    """Returns the plan of a recipe's name or a TOML file; code that a file names must have been allowed."""
+    found = plan.load_plan(name)
+    if name.endswith(".toml"):
+        allow_file((code for phase in found.phases for code in coded(phase).values()), f"plan '{name}'", trust_code)
+    return found
 
 
 def given(**flags: Any) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from pruning.record import runs
 
 from . import options
 from .inputs import given, merged, run_folder
+from .shared import Shared, shared_options
 from .work import carry_out
 
 
+@shared_options
 def iterate(
     run: options.Run,
     sparsity: options.Sparsity,
@@ -39,15 +41,8 @@ def iterate(
     schedule: options.Schedule = None,
     epochs: options.RetrainEpochs = None,
     settings: options.Set = None,
-    out: options.OutBeside = None,
-    device: options.Device = "auto",
-    data_dir: options.DataDir = None,
-    trust_code: options.TrustCode = False,
-    dry_run: options.DryRun = False,
-    track: options.Track = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    shared: Shared,
 ) -> None:
     """Prune and retrain in cycles up to a sparsity: iterative magnitude pruning.
 
@@ -73,6 +68,5 @@ def iterate(
         tables[head][rest] = value
     goal = plan.make(plan.Iterate, {**given(rate=rate, cycles=cycles), "sparsity": sparsity, **tables})
     present = runs.read_summary(parent).get("sparsity") or 0.0
-    where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
     phases = goal.phases(1.0 - present)
-    carry_out(phases, parent, out or parent.parent, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
+    carry_out(phases, parent, shared.out or parent.parent, shared)

@@ -14,9 +14,9 @@ from pruning.plan import PlanError, suggest
 from pruning.registry import table
 from pruning.study import sweep
 
-from . import options, tables
+from . import options, screen_tables
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 from .where import found_runs
 
 KINDS = (
@@ -77,7 +77,7 @@ def list_kinds(
         return
     screen = Screen(quiet=quiet)
     for name, entries in found.items():
-        screen.table(*(tables.listing(entries, out) if name == "runs" else tables.names(name, entries)))
+        screen.table(*(screen_tables.listing(entries, out) if name == "runs" else screen_tables.names(name, entries)))
     if not screen.stdout_is_terminal:
         for entry in itertools.chain.from_iterable(found.values()):
             emit(entry.get("run") or entry["name"])

@@ -25,10 +25,11 @@ from .report import report
 from .retrain import retrain
 from .run import run
 from .schedule import schedule
-from .show_run import show_run
+from .show import show
 from .shrink import shrink
 from .sweep import sweep_study
 from .train import train
+from .verify import verify
 
 app = typer.Typer(
     cls=Commands,
@@ -75,10 +76,11 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("compare", WORK, compare_plans),
     ("eval", LOOK, evaluate),
     ("flops", LOOK, flops),
-    ("show", LOOK, show_run),
+    ("show", LOOK, show),
     ("schedule", LOOK, schedule),
     ("report", LOOK, report),
     ("list", LOOK, list_kinds),
+    ("verify", LOOK, verify),
     ("doctor", LOOK, doctor),
 )
 app.callback(help=unwrapped(prune_neural_networks))(prune_neural_networks)

@@ -1,13 +1,10 @@
-"""The options that several commands share, as Annotated types, with shell completion that needs no torch."""
+"""The options that several commands share, as Annotated types."""
 
 from __future__ import annotations
 
-import glob
-import os
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
@@ -15,42 +12,13 @@ from typer import Argument, Option
 from pruning import plan
 from pruning.plan import PlanError, choices, suggest
 
+from .declare import complete, default, flag, named, run_folders
+
 NETWORK, TRAINING, PRUNING, RETRAINING = "Network and data", "Training", "Pruning", "Retraining"
 METHODS = "Pruning during training"
 PLACE, OUTPUT = "Where and how", "Output"
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 TRACKERS = ("tensorboard",)
-
-
-def complete(names: Iterable[str] | Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    """Returns a completion callback that offers those of `names` that begin with what was typed."""
-
-    def offer(incomplete: str) -> list[str]:
-        return [name for name in (names() if callable(names) else names) if name.startswith(incomplete)]
-
-    return offer
-
-
-def run_folders(incomplete: str) -> list[str]:
-    """Returns the run folders, here or one level down, whose paths begin with what was typed."""
-    found = [*glob.glob(f"{incomplete}*/phase.json"), *glob.glob(f"{incomplete}*/*/phase.json")]
-    return sorted(os.path.dirname(path) for path in found)
-
-
-def default(text: str) -> str:
-    """Returns the note that a help text ends with where the default is not the option's own but, say, the plan's."""
-    return f" [dim]\\[default: {text}][/]"
-
-
-def named(literal: Any, help: str, panel: str, own: str = "") -> Any:
-    """Returns an option that takes one of a Literal's names. The plan checks it, so that the error can suggest one."""
-    names = choices(literal)
-    text = f"{help} One of: {', '.join(names)}.{default(own) if own else ''}"
-    return Option(metavar="NAME", help=text, rich_help_panel=panel, autocompletion=complete(names))
-
-
-def _flag(name: str, help: str, panel: str, *short: str, **more: Any) -> Any:
-    return Option(name, *short, help=help, rich_help_panel=panel, metavar="", **more)
 
 
 def _device(value: str) -> str:
@@ -221,7 +189,7 @@ Search = Annotated[
         rich_help_panel=METHODS,
     ),
 ]
-SearchBy = Annotated[
+SearchOption = Annotated[
     str | None,
     Option(
         metavar="OPTION",
@@ -265,7 +233,7 @@ DataDir = Annotated[
     Option(metavar="DIR", help="Where data sets lie." + default("$PRUNE_DATA, or data"), rich_help_panel=PLACE),
 ]
 TrustCode = Annotated[
-    bool, _flag("--trust-code", "Execute the model or data code that a run from elsewhere names.", PLACE)
+    bool, flag("--trust-code", "Execute the model or data code that a run from elsewhere names.", PLACE)
 ]
 Track = Annotated[
     str | None,
@@ -277,7 +245,7 @@ Track = Annotated[
         autocompletion=complete(TRACKERS),
     ),
 ]
-DryRun = Annotated[bool, _flag("--dry-run", "Show phases, run folders, epochs, steps and MACs; write nothing.", OUTPUT)]
-Json = Annotated[bool, _flag("--json", "Print the result as one JSON object.", OUTPUT)]
-Quiet = Annotated[bool, _flag("--quiet", "No progress, no tables.", OUTPUT, "-q")]
-Debug = Annotated[bool, _flag("--debug", "Show the traceback of an error.", OUTPUT, callback=_debug, is_eager=True)]
+DryRun = Annotated[bool, flag("--dry-run", "Show phases, run folders, epochs, steps and MACs; write nothing.", OUTPUT)]
+Json = Annotated[bool, flag("--json", "Print the result as one JSON object.", OUTPUT)]
+Quiet = Annotated[bool, flag("--quiet", "No progress, no tables.", OUTPUT, "-q")]
+Debug = Annotated[bool, flag("--debug", "Show the traceback of an error.", OUTPUT, callback=_debug, is_eager=True)]

@@ -9,9 +9,11 @@ from pruning import plan
 from . import options
 from .inputs import given, merged, run_folder
 from .inputs import layer_rates as read_rates
+from .shared import Shared, shared_options
 from .work import carry_out
 
 
+@shared_options
 def prune(
     run: options.Run,
     sparsity: options.PruneSparsity = None,
@@ -29,15 +31,8 @@ def prune(
     at_epoch: options.AtEpoch = None,
     at_step: options.AtStep = None,
     settings: options.Set = None,
-    out: options.OutBeside = None,
-    device: options.Device = "auto",
-    data_dir: options.DataDir = None,
-    trust_code: options.TrustCode = False,
-    dry_run: options.DryRun = False,
-    track: options.Track = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    shared: Shared,
 ) -> None:
     """Remove weights from a trained network until a share of them is gone.
 
@@ -67,5 +62,4 @@ def prune(
         at_step=at_step,
     )
     phase = plan.make(plan.Prune, merged(flags, settings))
-    where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
-    carry_out([phase], parent, out or parent.parent, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
+    carry_out([phase], parent, shared.out or parent.parent, shared)

@@ -9,7 +9,7 @@ import typer
 
 from . import options
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 
 
 def report(

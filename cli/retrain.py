@@ -6,9 +6,11 @@ from pruning import plan
 
 from . import options
 from .inputs import given, merged, run_folder
+from .shared import Shared, shared_options
 from .work import carry_out
 
 
+@shared_options
 def retrain(
     run: options.Run,
     technique: options.Technique = None,
@@ -17,15 +19,8 @@ def retrain(
     method: options.Method = None,
     sparsity: options.MethodSparsity = None,
     settings: options.Set = None,
-    out: options.OutBeside = None,
-    device: options.Device = "auto",
-    data_dir: options.DataDir = None,
-    trust_code: options.TrustCode = False,
-    dry_run: options.DryRun = False,
-    track: options.Track = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    shared: Shared,
 ) -> None:
     """Train a pruned network further, its masks held, to win the accuracy back.
 
@@ -41,5 +36,4 @@ def retrain(
     parent = run_folder(run)
     flags = given(technique=technique, schedule=schedule, epochs=epochs, method=method, sparsity=sparsity)
     phase = plan.override(plan.Retrain(), merged(flags, settings))
-    where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
-    carry_out([phase], parent, out or parent.parent, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
+    carry_out([phase], parent, shared.out or parent.parent, shared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,10 +9,12 @@ import typer
 from pruning import plan
 
 from . import options
-from .inputs import given, merged
+from .inputs import given, load_plan, merged
+from .shared import SharedAnew, shared_options
 from .work import carry_out
 
 
+@shared_options
 def run(
     recipe: Annotated[
         str,
@@ -25,15 +26,8 @@ def run(
     ],
     seed: options.Seed = None,
     settings: options.Set = None,
-    out: options.Out = Path("runs"),
-    device: options.Device = "auto",
-    data_dir: options.DataDir = None,
-    trust_code: options.TrustCode = False,
-    dry_run: options.DryRun = False,
-    track: options.Track = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    shared: SharedAnew,
 ) -> None:
     """Carry out a plan: its training, prunings and retrainings one after another.
 
@@ -41,6 +35,5 @@ def run(
     reach every phase of that kind, phases.INDEX.KEY the one with that index, counted from 0.
     """
     changes = merged({f"train.{key}": value for key, value in given(seed=seed).items()}, settings)
-    whole = plan.override_plan(plan.load_plan(recipe), changes)
-    where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
-    carry_out(whole, None, out, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
+    whole = plan.override_plan(load_plan(recipe, shared.trust_code), changes)
+    carry_out(whole, None, shared.out, shared)

@@ -14,10 +14,10 @@ from pruning.plan.lengths import in_steps, known_epochs
 from pruning.record import runs
 from pruning.training.schedules import RETRAIN_SCHEDULES, tuned
 
-from . import options, tables
+from . import options, screen_tables
 from .inputs import given
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 
 ORIGINAL, RETRAINING = "Original training", "Retraining"
 PAPER = ("ft", "lrw", "slr", "clr", "llr")  # Zimmer et al. 2023, Figure 1
@@ -186,7 +186,7 @@ def schedule(
         )
         return
     screen = Screen(quiet=quiet)
-    screen.table(*tables.rates(found, steps, per_epoch, length, steps_after))
+    screen.table(*screen_tables.rates(found, steps, per_epoch, length, steps_after))
     if plot is not None:
         emit(plot)
     elif not screen.stdout_is_terminal:

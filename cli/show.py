@@ -1,161 +1,91 @@
-"""The screen: progress and tables on standard error. The only file in the house that imports rich."""
+"""`prune show`: a run's history, its layers and its learning curve."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+import itertools
+from pathlib import Path
+from typing import Annotated, Any
 
-from rich import box
-from rich.console import Console, JustifyMethod
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+import typer
 
-from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted, Warned
-from pruning.events import Progress as Advanced
+from pruning.record import runs
 
-from .tables import duration, metric, metric_name, percent
-
-PLAIN_WIDTH = 200  # of a log file: a table's line is not broken at a terminal's edge that is not there
+from . import curve, options, screen_tables
+from .flops import as_json, of_run
+from .inputs import run_folder
+from .output import emit, emit_json
+from .screen import Screen
 
 
-class Screen:
-    """Listens to the engine and draws: bars on a terminal, one line for each phase's start and end elsewhere.
+def show(
+    run: options.Run,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers",
+            help="Also show how many filters and neurons of each layer have a weight left, and which layers are gone.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw the density of each layer to a .svg or .png file (extra: plot).",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    trust_code: options.TrustCode = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    debug: options.Debug = False,
+) -> None:
+    """Show how a run came about, from dense to pruned to retrained, its layers and its learning curve."""
+    from pruning import engine
 
-    To be used in a `with` statement, so that the bars are gone before anything else is written.
-    """
-
-    def __init__(self, *, quiet: bool = False, phases: int = 1) -> None:
-        terminal = sys.stderr.isatty()
-        self.console = Console(
-            stderr=True,
-            quiet=quiet,
-            highlight=False,
-            emoji=False,
-            soft_wrap=not terminal,
-            width=None if terminal else PLAIN_WIDTH,
-        )
-        self.bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            TextColumn("{task.fields[note]}", style="dim"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            console=self.console,
-            transient=True,
-            disable=quiet or not terminal or self.console.is_dumb_terminal,
-            refresh_per_second=5,
-        )
-        self.phases = phases
-        self.phase = 0  # how many have begun
-        self.epochs: float = 0
-        self.present: TaskID | None = None
-        self.named: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Screen:
-        self.bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bars.stop()
-
-    def tell(self, event: Event) -> None:
-        """Draws one event of the engine."""
-        match event:
-            case PhaseStarted():
-                self._started(event)
-            case Advanced(done=done, total=total, unit=unit):
-                self._bar(done, total, unit)
-            case EpochDone():
-                if self.present is not None:
-                    self.bars.update(self.present, note=_note(event, self.epochs))
-            case Warned(text=text):
-                self.line(f"[yellow]warning:[/] {escape(text)}")
-            case PhaseDone():
-                self._done(event)
-
-    def _started(self, event: PhaseStarted) -> None:
-        self.phase += 1
-        self.epochs = event.epochs
-        if event.reused:
-            return
-        if self.bars.disable and event.epochs:
-            resumed = f", resumed after epoch {event.epoch}" if event.epoch else ""
-            self.line(f"{event.phase:<8}{escape(event.run)}: {event.epochs} epochs, {event.steps} steps{resumed}")
-        name = f"{self.phase}/{self.phases} {event.phase}" if self.phases > 1 else event.phase
-        self.present = self.bars.add_task(name, total=event.steps or None, unit="steps", note="")
-
-    def _bar(self, done: int, total: int, unit: str) -> None:
-        if self.present is None:
-            self.present = self.bars.add_task("", total=total, unit=unit, note="")
-        self.bars.update(self.present, completed=done, total=total, unit=unit)
-
-    def _done(self, event: PhaseDone) -> None:
-        if self.present is not None:
-            self.bars.remove_task(self.present)
-            self.present = None
-        result = event.summary
-        facts = [
-            f"{result.get('metric_name') or 'accuracy'} {metric(result)}",
-            f"sparsity {percent(result.get('sparsity'))}",
-        ]
-        facts.append("done before" if event.reused else duration(result.get("seconds")))
-        self.line(f"{result.get('phase') or '':<8}{escape(event.run)}: {', '.join(facts)}")
-
-    def board(self, bars: Mapping[str, tuple[float, float, str, str]]) -> None:
-        """Shows exactly these bars, {name: (done, total, unit, note)}; where there is no terminal, nothing."""
-        for name in [name for name in self.named if name not in bars]:
-            self.bars.remove_task(self.named.pop(name))
-        for name, (done, total, unit, note) in bars.items():
-            if name not in self.named:
-                self.named[name] = self.bars.add_task(escape(name), total=total, unit=unit, note=note)
-            self.bars.update(self.named[name], completed=done, total=total, unit=unit, note=note)
-
-    def line(self, text: str) -> None:
-        """Writes one line, which may hold rich's markup."""
-        self.console.print(text, soft_wrap=True)
-
-    def plain(self, lines: Sequence[str]) -> None:
-        """Writes lines as they are."""
-        for line in lines:
-            self.console.print(Text(line), soft_wrap=True)
-
-    @property
-    def unicode(self) -> bool:
-        """Returns whether the terminal takes more than ASCII."""
-        return self.console.encoding.startswith("utf")
-
-    @property
-    def stdout_is_terminal(self) -> bool:
-        """Returns whether a person reads standard output, and so sees the tables as well."""
-        return sys.stdout.isatty()
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Writes a table of :mod:`tables`, whose headers begin with `>` for numbers and `~` for what may be broken."""
-        self.console.print(Text(title, style="bold"), soft_wrap=True)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.show_header = any(column.strip(">~") for column in columns)
-        table.padding, table.collapse_padding = (0, 1), True
-        for column in columns:
-            justify: JustifyMethod = "right" if column.startswith(">") else "left"
-            table.add_column(
-                Text(column.lstrip(">~")), justify=justify, no_wrap=not column.startswith("~"), overflow="fold"
-            )
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
-        self.console.print(table)
+    folder = run_folder(run)
+    chain = runs.history(folder)
+    history = [runs.read_summary(step) for step in chain]
+    report = of_run(folder, trust_code=trust_code)
+    found = engine.structure(folder, trust_code=trust_code) if layers else None
+    if plot is not None:
+        _draw(plot, history[-1])
+    if json:
+        more = {"structure": found} if layers else {}
+        results = [runs.result(step) for step in history]
+        emit_json({"run": str(folder), "history": results, **as_json(report), "log": _log(chain), **more})
+        return
+    screen = Screen(quiet=quiet)
+    screen.table(*screen_tables.history(history))
+    screen.table(*screen_tables.settings([runs.read_phase(step) for step in chain]))
+    screen.table(*screen_tables.layers(report))
+    if found is not None:
+        screen.table(*screen_tables.structure(found))
+    log = _log(chain)
+    validation = f"validation {screen_tables.metric_name(history)}"
+    for key, name in (("val_metric", validation), ("train_loss", "training loss")):
+        values = [(record["phase"], record.get(key, record.get(key.replace("metric", "accuracy")))) for record in log]
+        points = [(phase, value) for phase, value in values if isinstance(value, (int, float))]
+        if len(points) > 1:
+            spans = [f"{phase} {sum(1 for _ in group)}" for phase, group in itertools.groupby(p for p, _ in points)]
+            title = f"{name} after each epoch ({', '.join(spans)})"
+            screen.plain([title, *curve.plot([value for _, value in points], braille=screen.unicode), ""])
+    emit(folder)
 
 
-def _note(event: EpochDone, epochs: float) -> str:
-    record, name = event.record, metric_name([{"metric_name": event.metric}], short=True)
-    parts = [f"epoch {record.get('epoch')}/{epochs}"]
-    if (loss := record.get("train_loss")) is not None:
-        parts.append(f"loss {loss:.4f}")
-    if record.get("val_metric", record.get("val_accuracy")) is not None:
-        parts.append(f"val. {name} {metric({**record, 'metric_scale': event.scale}, 1, 'val_metric')}")
-    return ", ".join(parts)
+def _draw(path: Path, summary: dict[str, Any]) -> None:
+    """Draws the density of each layer, as Frankle et al. 2021, Figure 11."""
+    from pruning.study.report.figures import Figure, Line, Panel, save
+
+    layers = summary["layers"]
+    shares = [100 * kept / total for kept, total in layers.values()]
+    line = Line("each layer", range(len(shares)), shares)
+    level = ("all layers", 100 * (1 - summary["sparsity"]))
+    step = -(-len(shares) // 28)
+    ticks = [(i, name.removesuffix(".weight")) for i, name in enumerate(layers) if i % step == 0]
+    title = f"Density of each layer of {Path(summary['run']).name}"
+    save(Figure("layers", title, "layer", "weights kept (%)", [Panel([line], "", level, bars=True)], ticks=ticks), path)
+
+
+def _log(chain: list[Path]) -> list[dict[str, Any]]:
+    return [{"phase": runs.read_phase(folder).phase, **record} for folder in chain for record in runs.log(folder)]

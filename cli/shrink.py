@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from . import options, tables
+from . import options, screen_tables
 from .inputs import run_folder
 from .output import emit, emit_json
-from .show import Screen
+from .screen import Screen
 
 
 def shrink(
@@ -50,5 +50,5 @@ def shrink(
         emit_json({**record, "folder": folder})
         return
     screen = Screen(quiet=quiet)
-    screen.table(*tables.shrunk(record))
+    screen.table(*screen_tables.shrunk(record))
     emit(folder)

@@ -10,13 +10,15 @@ import typer
 
 from pruning.plan import PlanError
 from pruning.record import runs
+from pruning.record.stamp import coded
+from pruning.record.trust import allow_file
 from pruning.study import sweep
 from pruning.study.sweep.executors import EXECUTORS, Place
 
 from . import options
 from .output import emit, emit_json
-from .show import Screen
-from .tables import Table, duration, metric, percent
+from .screen import Screen
+from .screen_tables import Table, duration, metric, percent
 
 STUDY = "Study"
 
@@ -104,6 +106,9 @@ def sweep_study(
     EXECUTORS.known(executor)
     loaded = sweep.load_study(study)
     points = sweep.expand(loaded, scale)
+    if study.endswith(".toml"):
+        phases = (phase for point in points for phase in point.phases)
+        allow_file((code for phase in phases for code in coded(phase).values()), f"study '{study}'", trust_code)
     if emit_slurm:
         count = jobs or min(len(points), 16)
         command = _command(study, scale, out, device, data_dir, trust_code)

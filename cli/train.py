@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pruning import plan
 from pruning.record import runs
 
-from . import options, tables
-from .inputs import given, merged
-from .show import Screen
+from . import options, screen_tables
+from .inputs import given, load_plan, merged
+from .screen import Screen
+from .shared import SharedAnew, shared_options
 from .work import carry_out
 
 
+@shared_options
 def train(
     recipe: Annotated[
         str | None,
@@ -48,19 +49,12 @@ def train(
         ),
     ] = None,
     search: options.Search = 0,
-    search_by: options.SearchBy = None,
+    search_option: options.SearchOption = None,
     finetune_epochs: options.FinetuneEpochs = None,
     seed: options.Seed = None,
     settings: options.Set = None,
-    out: options.Out = Path("runs"),
-    device: options.Device = "auto",
-    data_dir: options.DataDir = None,
-    trust_code: options.TrustCode = False,
-    dry_run: options.DryRun = False,
-    track: options.Track = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    debug: options.Debug = False,
+    *,
+    shared: SharedAnew,
 ) -> None:
     """Train a network, dense or with a method that prunes during training.
 
@@ -70,43 +64,42 @@ def train(
     """
     if (target_sparsity is None) != (search == 0):
         raise typer.BadParameter("--target-sparsity and --search go together")
-    if search_by is not None and not search:
-        raise typer.BadParameter("--search-by is for --search")
+    if search_option is not None and not search:
+        raise typer.BadParameter("--search-option is for --search")
     flags = given(
         model=model, data=data, epochs=epochs, batch_size=batch_size, lr=lr, method=method, sparsity=sparsity, seed=seed
     )
     changes = merged(flags, settings)
     if recipe is not None:
-        phase = plan.adjust(plan.load_plan(recipe).train, changes)
+        phase = plan.adjust(load_plan(recipe, shared.trust_code).train, changes)
     elif {"model", "data"} <= changes.keys():
         phase = plan.override(plan.make(plan.Train, {key: changes.pop(key) for key in ("model", "data")}), changes)
     else:
         raise typer.BadParameter("name a RECIPE, or give --model and --data")
-    where = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
     if target_sparsity is not None:
-        if dry_run:
+        if shared.dry_run:
             raise typer.BadParameter("a search cannot be shown beforehand: its trials follow from one another")
-        phase = _found(phase, target_sparsity, search, search_by, out, quiet, **where)
+        phase = _found(phase, target_sparsity, search, search_option, shared)
     phases: list[plan.Phase] = [phase]
     if finetune_epochs:
         if phase.method == "none":
             raise typer.BadParameter("--finetune-epochs follows a --method that prunes")
         phases.append(plan.make(plan.Retrain, {"technique": "fine-tune", "epochs": finetune_epochs}))
-    carry_out(phases, None, out, dry_run=dry_run, track=track, json=json, quiet=quiet, **where)
+    carry_out(phases, None, shared.out, shared)
 
 
-def _found(
-    phase: plan.Train, goal: float, trials: int, by: str | None, out: Path, quiet: bool, **where: Any
-) -> plan.Train:
+def _found(phase: plan.Train, goal: float, trials: int, by: str | None, shared: SharedAnew) -> plan.Train:
     """Returns the training whose sparsity met the goal, after showing every trial."""
     from pruning.study import search
 
     done: list[search.Trial] = []
-    screen = Screen(quiet=quiet, phases=trials)
+    screen = Screen(quiet=shared.quiet, phases=trials)
     try:
         with screen:
-            best = search.find(phase, goal, trials, out, by=by, report=done.append, tell=screen.tell, **where)
+            best = search.find(
+                phase, goal, trials, shared.out, by=by, report=done.append, tell=screen.tell, **shared.where
+            )
     finally:
         if done:
-            screen.table(*tables.trials(goal, done))
+            screen.table(*screen_tables.trials(goal, done))
     return runs.train_settings(best.runs[0])

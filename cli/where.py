@@ -12,7 +12,7 @@ from pruning import plan
 from pruning.plan import PlanError, suggest
 from pruning.record import runs
 
-from .tables import metric, percent
+from .screen_tables import metric, percent
 
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from conftest import TINY, Prune, files
-from pruning.cli import curve, tables
+from pruning.cli import curve, screen_tables
 from pruning.cli.examples import EXAMPLES, MAIN_JOB
 from pruning.cli.main import COMMANDS
+from typer.main import get_command
 
 from pruning import plan
-from pruning.record import runs
+from pruning.record import runs, writing
 
 FAST = ("--set", "batch_size=20")
 
@@ -110,7 +111,7 @@ def test_run_carries_out_a_plan(prune: Prune, workspace: Path) -> None:
         retrain.epochs = 1
         """
     )
-    done = prune("run", "plan.toml", "--seed", 3, "--set", "train.epochs=1", "--device", "cpu")
+    done = prune("run", "plan.toml", "--seed", 3, "--set", "train.epochs=1", "--device", "cpu", "--trust-code")
     chain = runs.history(done.run)
     assert [runs.read_phase(folder).phase for folder in chain] == ["train", "prune", "retrain", "prune", "retrain"]
     assert (runs.train_settings(done.run).seed, runs.train_settings(done.run).epochs) == (3, 1)
@@ -357,9 +358,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         folder = out / runs.folder_name(phase, root, name)
         folder.mkdir(parents=True, exist_ok=True)
         settings, beside = phase.model_dump(mode="json"), None if parent is None else parent.name
-        runs.write_json(folder / runs.PHASE, {"schema": 1, "settings": settings, "parent": beside, "digest": name})
+        writing.write_json(folder / runs.PHASE, {"schema": 1, "settings": settings, "parent": beside, "digest": name})
         known = {"phase": phase.phase, "sparsity": getattr(phase, "sparsity", 0.0), "accuracy": 0.9}
-        runs.write_json(folder / runs.SUMMARY, {"schema": 1, **dict.fromkeys(runs.RESULT_KEYS), **known})
+        writing.write_json(folder / runs.SUMMARY, {"schema": 1, **dict.fromkeys(runs.RESULT_KEYS), **known})
         return folder
 
     def run(work: plan.Plan | list[Any], out: Path, parent: Path | None = None, **options: Any) -> list[Path]:
@@ -409,14 +410,14 @@ def test_every_documented_example_is_a_command(
 
 
 def test_numbers_are_readable() -> None:
-    assert [tables.count(n) for n in (0, 512, 9999, 10_000, 537_000, 40_812_000, 4_089_184_256)] == [
+    assert [screen_tables.count(n) for n in (0, 512, 9999, 10_000, 537_000, 40_812_000, 4_089_184_256)] == [
         "0", "512", "9999", "10 k", "537 k", "40.8 M", "4.09 G",
     ]  # fmt: skip
-    assert [tables.duration(s) for s in (0.0214, 3.21, 59.96, 250, 7500)] == [
+    assert [screen_tables.duration(s) for s in (0.0214, 3.21, 59.96, 250, 7500)] == [
         "21 ms", "3.2 s", "1 min 0 s", "4 min 10 s", "2 h 5 min",
     ]  # fmt: skip
-    assert [tables.times(x) for x in (1.0, 9.84, 10.835, 1234.5)] == ["1x", "9.84x", "10.8x", "1234x"]
-    assert [tables.percent(x) for x in (0.9, 1.0, 0.99987, None)] == ["90.0 %", "100.0 %", "99.99 %", "-"]
+    assert [screen_tables.times(x) for x in (1.0, 9.84, 10.835, 1234.5)] == ["1x", "9.84x", "10.8x", "1234x"]
+    assert [screen_tables.percent(x) for x in (0.9, 1.0, 0.99987, None)] == ["90.0 %", "100.0 %", "99.99 %", "-"]
 
 
 def test_curve_of_text() -> None:
@@ -434,7 +435,7 @@ def test_results_hold_no_nan(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bars_are_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pruning.cli.show import Screen
+    from pruning.cli.screen import Screen
 
     from pruning.events import EpochDone, PhaseDone, PhaseStarted, Progress, Warned
 
@@ -463,3 +464,17 @@ def test_bars_are_drawn_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> N
         "warning: a layer [conv1] is empty",
         "train   runs/a: accuracy 50.00 %, sparsity 0.0 %, 2.0 s",
     ]
+
+
+def test_commands_that_train_or_prune_end_with_the_same_options() -> None:
+    from pruning.cli.main import app
+
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    ends = {
+        name: [p.name for p in commands[name].params][-9:] for name in ("train", "run", "prune", "retrain", "iterate")
+    }
+    assert set(map(tuple, ends.values())) == {
+        ("out", "device", "data_dir", "trust_code", "dry_run", "track", "json", "quiet", "debug")
+    }
+    outs = {name: next(p.default for p in commands[name].params if p.name == "out") for name in ends}
+    assert outs == {"train": Path("runs"), "run": Path("runs"), "prune": None, "retrain": None, "iterate": None}

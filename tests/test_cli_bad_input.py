@@ -20,8 +20,7 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
     "train": (2, ("name a RECIPE, or give --model and --data",)),
     "train --model lenet-5": (2, ("name a RECIPE, or give --model and --data",)),
     "train digits --modle lenet-5": (2, ("No such option: --modle", "--model")),
-    "train digits --epochs many": (2, ("--epochs", "integer")),
-    "train digits --epochs 1.5": (2, ("--epochs", "integer")),
+    "train digits --epochs many": (1, ("epochs takes a number of epochs above 0", "'many'")),
     "train digits digits": (2, ("unexpected extra argument",)),
     "prune DENSE": (2, ("Missing option '--sparsity'",)),
     "prune --sparsity 0.5": (2, ("Missing argument 'RUN'",)),
@@ -60,13 +59,13 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
     "iterate DENSE --sparsity 1.5": (1, ("sparsity", "1.5")),
     "iterate DENSE --sparsity 0.9 --rate 1": (1, ("rate", "less than 1")),
     "iterate DENSE --sparsity 0.9 --cycles 0": (1, ("cycles", "greater than or equal to 1")),
-    "train digits --epochs 0": (1, ("epochs", "at least 1", "0")),
-    "train digits --epochs -1": (1, ("epochs", "at least 1", "-1")),
+    "train digits --epochs 0": (1, ("epochs takes a number of epochs above 0", "0")),
+    "train digits --epochs -1": (1, ("epochs takes a number of epochs above 0", "-1")),
     "train digits --batch-size 0": (1, ("batch_size", "greater than or equal to 1")),
     "train digits --lr 0": (1, ("lr", "greater than 0")),
     "train digits --lr inf": (1, ("lr", "inf")),
     "train digits --seed -1": (1, ("seed", "-1")),
-    "retrain PRUNED --epochs 0": (1, ("epochs", "greater than or equal to 1")),
+    "retrain PRUNED --epochs 0": (1, ("epochs takes a number of epochs above 0",)),
     "prune DENSE --sparsity 0.5 --criterion snip --rounds 0": (1, ("rounds", "greater than or equal to 1")),
     "flops --model lenet-5 --input 28": (1, ("input '28' is no image", "3x32x32")),
     "flops --model lenet-5 --input 1x0x28": (1, ("input '1x0x28' is no shape", "3x32x32")),
@@ -75,7 +74,7 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
     "train digits --set epocs=3": (1, ("unknown setting 'epocs'", "did you mean 'epochs'?")),
     "train digits --set momentum=high": (1, ("momentum", "number", "'high'")),
     "train digits --set nesterov=perhaps": (1, ("nesterov", "bool", "'perhaps'")),
-    "train digits --set epochs=many": (1, ("epochs", "integer", "'many'")),
+    "train digits --set epochs=many": (1, ("epochs takes a number", "'many'")),
     "train digits --set lr=1 --set lr=2": (1, ("--set gives 'lr' twice",)),
     "train digits --lr 1 --set lr=2": (1, ("'lr' is given by --lr and by --set",)),
     "train digits --epochs 10 --set keep_epochs=[20]": (1, ("keep_epochs 20", "the last epoch, 10")),
@@ -261,8 +260,8 @@ def with_another_shape(run: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
-    "weights truncated": (truncated("weights.safetensors"), ("weights.safetensors", "damaged")),
-    "weights missing": (without("weights.safetensors"), ("weights.safetensors", "does not exist")),
+    "weights truncated": (truncated("weights.safetensors"), ("weights.safetensors", "is not the file")),
+    "weights missing": (without("weights.safetensors"), ("weights.safetensors", "is missing")),
     "masks truncated": (truncated("masks.safetensors"), ("masks.safetensors",)),
     "phase.json truncated": (truncated("phase.json"), ("phase.json", "damaged")),
     "summary.json truncated": (truncated("summary.json"), ("summary.json", "damaged")),
@@ -276,6 +275,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 }
 
 
+UNTIED = ("NaN weights", "revived weights", "other shapes")  # seen even where no digest tells of another file
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 @pytest.mark.parametrize(
     "command", [("eval",), ("show",), ("prune", "--sparsity", "0.9"), ("retrain", "--epochs", "1")]
@@ -285,6 +287,8 @@ def test_damaged_runs(prune: Prune, history: Path, tmp_path: Path, command: tupl
     run = tmp_path / "runs" / history.name
     damage, parts = DAMAGE[name]
     damage(run)
+    if name in UNTIED:
+        edited("summary.json", files=None)(run)
     before = files(tmp_path)
     outcome = prune(command[0], run, *command[1:])
     assert (outcome.code, outcome.out) == (1, ""), outcome.err

@@ -86,7 +86,7 @@ def test_figure(prune: Prune, tmp_path: Path, ending: str) -> None:
         (("allr", "--impact", "2"), "impact must lie in"),
         (("llr", "--schedule-lr", "0.5"), "--schedule-lr is not used by llr"),
         (("linear",), "needs an initial rate"),
-        (("llr", "--epochs", "0"), "at least 1 step"),
+        (("llr", "--epochs", "0"), "epochs takes a number of epochs above 0"),
         (("llr", "--epochs", "1", "--step", "100"), "beyond the last step of the retraining, 99"),
         (("llr", "--milestones", "90,x"), "milestones '90,x' must be epochs"),
         (("llr", "--milestones", "90,200"), "milestone 200 lies beyond the last epoch"),

@@ -206,16 +206,16 @@ def test_search_from_the_command_line(prune: Prune, workspace: Path) -> None:
     [
         (("--method", "gmp", "--target-sparsity", 0.5, "--search", 2, "--sparsity", 0.5), "give sparsity itself", 1),
         (("--target-sparsity", 0.5, "--search", 2), "searched for with the methods str, cs, dst, not with 'none'", 1),
-        (("--method", "cs", "--target-sparsity", 0.5, "--search", 2, "--search-by", "l2"), "allowed: s_0, l1", 1),
+        (("--method", "cs", "--target-sparsity", 0.5, "--search", 2, "--search-option", "l2"), "allowed: s_0, l1", 1),
         (
-            ("--method", "str", "--target-sparsity", 0.5, "--search", 2, "--search-by", "s_0"),
+            ("--method", "str", "--target-sparsity", 0.5, "--search", 2, "--search-option", "s_0"),
             "s_init, threshold_decay",
             1,
         ),
         (("--method", "dst", "--target-sparsity", 0.5, "--search", 1, "--set", "method_options.alpha=0"), "above 0", 1),
         (("--method", "str", "--target-sparsity", 1.5, "--search", 2), "target sparsity must lie between 0 and 1", 1),
         (("--method", "str", "--target-sparsity", 0.5), "--target-sparsity and --search go together", 2),
-        (("--method", "str", "--search-by", "s_init"), "--search-by is for --search", 2),
+        (("--method", "str", "--search-option", "s_init"), "--search-option is for --search", 2),
         (("--method", "str", "--target-sparsity", 0.5, "--search", 2, "--dry-run"), "cannot be shown beforehand", 2),
         (("--finetune-epochs", 3), "--finetune-epochs follows a --method that prunes", 2),
         (("--method", "gmp"), "method 'gmp' needs a sparsity", 1),
@@ -358,7 +358,7 @@ def test_a_search_moves_the_option_that_the_method_has(workspace: Path) -> None:
 def test_compare_from_the_command_line(prune: Prune, workspace: Path) -> None:
     (workspace / "b.toml").write_text(BIMP_PLAN)
     (workspace / "m.toml").write_text(METHOD_PLAN.format(method="none", more=""))
-    where = ("--device", "cpu", "--seeds", "0,1")
+    where = ("--device", "cpu", "--seeds", "0,1", "--trust-code")
     outcome = prune("compare", "b.toml", "--sparsity", 0.5, *where)
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
@@ -386,6 +386,7 @@ def test_a_comparison_shows_every_trial(prune: Prune, workspace: Path) -> None:
         "0,1",
         "--device",
         "cpu",
+        "--trust-code",
         "--search",
         2,
     )
@@ -401,8 +402,8 @@ def test_a_comparison_shows_every_trial(prune: Prune, workspace: Path) -> None:
     assert "-98" in trials
     row = prune(*asked, "--search-per-seed", "--json").json["rows"][0]
     assert len(row["setting"]["s_init"]) == 2
-    for flag in (("--search-per-seed",), ("--search-by", "s_init")):
-        lost = prune("compare", "m.toml", *flag)
+    for flag in (("--search-per-seed",), ("--search-option", "s_init")):
+        lost = prune("compare", "m.toml", "--trust-code", *flag)
         assert lost.code == 2
         assert f"{flag[0]} is for --search" in lost.err
 
@@ -430,14 +431,14 @@ def test_a_method_from_a_trained_network_by_command(prune: Prune, workspace: Pat
         (("--finetune-epochs", 2, "--set", "train.nothing=1"), "unknown setting 'nothing'"),
         (("--method", "str", "--search", 3), "a search needs a goal: give --sparsity"),
         (("--method", "dnw", "--search", 3, "--sparsity", 0.5), "nothing to search for: the sparsity of 'm:dnw'"),
-        (("--method", "cs", "--sparsity", 0.5, "--search", 3, "--search-by", "alpha"), "allowed: s_0, l1"),
+        (("--method", "cs", "--sparsity", 0.5, "--search", 3, "--search-option", "alpha"), "allowed: s_0, l1"),
     ],
 )
 def test_what_a_comparison_refuses(
     prune: Prune, workspace: Path, arguments: tuple[str | float, ...], message: str
 ) -> None:
     (workspace / "m.toml").write_text(METHOD_PLAN.format(method="none", more=""))
-    outcome = prune("compare", "m.toml", "--device", "cpu", *arguments)
+    outcome = prune("compare", "m.toml", "--device", "cpu", "--trust-code", *arguments)
     assert (outcome.code, outcome.out) == (1, "")
     assert message in outcome.err
 

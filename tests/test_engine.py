@@ -20,7 +20,7 @@ from pruning.engine import fitting
 from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted
 from pruning.masks import Masks
 from pruning.plan import Iterate, Plan, PlanError, Prune, Retrain, Train
-from pruning.record import checkpoint, runs
+from pruning.record import checkpoint, locking, runs
 from pruning.training import optim
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
@@ -376,5 +376,7 @@ def test_killed_and_continued_equals_never_stopped(tmp_path: Path, whole: Path, 
     for run in sorted(whole.iterdir()):
         assert_same(run, tmp_path / run.name)
         files = {file.name for file in (tmp_path / run.name).iterdir()}
-        assert files - {runs.LOCK} == {file.name for file in run.iterdir()}  # a lock that nobody holds is worth nothing
+        assert files - {locking.LOCK} == {
+            file.name for file in run.iterdir()
+        }  # a lock that nobody holds is worth nothing
         assert json.loads((tmp_path / run.name / runs.PHASE).read_text())["schema"] == 1

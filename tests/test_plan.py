@@ -118,7 +118,7 @@ def test_parse_set() -> None:
     ("kind", "settings", "message"),
     [
         (Train, {"data": "digits"}, "'model' is missing"),
-        (Train, {"model": "m", "data": "d", "epochs": 0}, "epochs: input should be greater than or equal to 1"),
+        (Train, {"model": "m", "data": "d", "epochs": 0}, "epochs takes a number of epochs above 0"),
         (Train, {"model": "m", "data": "d", "schedule": "step"}, r"did you mean 'stepped'\?"),
         (Train, {"model": "m", "data": "d", "keep_epochs": [200]}, "keep_epochs 200 lies beyond"),
         (Train, {"model": "m", "data": "d", "lr": float("nan")}, "lr"),

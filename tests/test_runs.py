@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pruning.plan import PlanError, Prune, Train
-from pruning.record import runs
+from pruning.record import locking, runs, writing
 
 TRAIN = Train(model="lenet-5", data="digits")
 
@@ -21,7 +21,7 @@ def make_run(out: Path, name: str, parent: str | None = None, **record: object) 
     run.mkdir(parents=True)
     phase = TRAIN if parent is None else Prune(sparsity=0.5)
     base = {"schema": 1, "settings": phase.model_dump(mode="json"), "parent": parent, "digest": "d" * 64, "code": {}}
-    runs.write_json(run / runs.PHASE, {**base, **record})
+    writing.write_json(run / runs.PHASE, {**base, **record})
     return run
 
 
@@ -44,16 +44,16 @@ def test_folder_name() -> None:
 
 def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    runs.write_json(path, {"a": 1})
+    writing.write_json(path, {"a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
-        runs.write_json(path, {"a": float("nan")})
+        writing.write_json(path, {"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="cannot write"):
-        runs.write_json(tmp_path / "missing" / "a.json", {})
+        writing.write_json(tmp_path / "missing" / "a.json", {})
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_kept_epochs(tmp_path: Path) -> None:
 
 
 def _hold(run: Path, order: Path) -> None:
-    with runs.locked(run, lambda text: order.with_suffix(".notice").write_text(text)), order.open("a") as file:
+    with locking.locked(run, lambda text: order.with_suffix(".notice").write_text(text)), order.open("a") as file:
         file.write(f"{os.getpid()} in\n")
         file.flush()
         time.sleep(0.2)
@@ -130,4 +130,4 @@ def test_the_second_process_waits_and_says_for_whom(tmp_path: Path) -> None:
     assert [word for _, word in lines] == ["in", "out"] * 3
     assert all(lines[i][0] == lines[i + 1][0] for i in (0, 2, 4))
     assert "is held by" in order.with_suffix(".notice").read_text()
-    assert not (tmp_path / runs.LOCK).exists()
+    assert not (tmp_path / locking.LOCK).exists()

@@ -301,7 +301,7 @@ def test_stability_of_a_metric_below_zero_is_not_known() -> None:
 
 
 def test_the_bar_shows_the_metric_of_the_task() -> None:
-    from pruning.cli.show import _note
+    from pruning.cli.screen import _note
 
     from pruning.events import EpochDone
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pruning.plan import PlanError, Train, digest
-from pruning.record import runs, trust
+from pruning.record import runs, trust, writing
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def code_run(out: Path, name: str, code: dict[str, str], seal: str | None, train
     run = out / name
     run.mkdir()
     record = {"schema": 1, "settings": settings, "parent": None, "digest": DIGEST, "code": code}
-    runs.write_json(run / runs.PHASE, record | ({"seal": seal} if seal else {}))
+    writing.write_json(run / runs.PHASE, record | ({"seal": seal} if seal else {}))
     return run
 
 

@@ -6,7 +6,6 @@ its last whole epoch, and one process at a time works on a folder.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from pruning.engine.shrinking import load_shrunk, read_shrunk, shrink_run
 from pruning.events import PhaseDone, PhaseStarted, Warned
 from pruning.plan import SCHEMA, Phase, Plan, PlanError, Retrain, Train, digest
 from pruning.plan.completion import complete
-from pruning.record import runs, trust
+from pruning.record import locking, runs, trust, whole, writing
 from pruning.record.environment import environment
 from pruning.record.stamp import stamp
 
@@ -45,47 +44,54 @@ def run(plan: Plan | Sequence[Phase], out: Path, parent: Path | None = None, **o
     return folders
 
 
-def advance(phase: Phase, parent: Path | None, out: Path, **options: Any) -> Path:
+def advance(phase: Phase, parent: Path | None, out: Path, *, intact: bool = False, **options: Any) -> Path:
     """Returns the finished run folder of one phase, under `out`; made, continued or reused.
+
+    With `intact` a finished run whose tensors were dropped is made again.
 
     Options: device ("auto", "cpu", "cuda:0"), data_dir, trust_code, tell (a listener for :mod:`pruning.events`), track
     (None or "tensorboard"). Raises PlanError, before anything is written, for whatever cannot be done.
     """
-    return _advance(open_session(**options), phase, parent, Path(out))
+    return _advance(open_session(**options), phase, parent, Path(out), intact)
 
 
-def _advance(session: Session, phase: Phase, parent: Path | None, out: Path) -> Path:
+def _advance(session: Session, phase: Phase, parent: Path | None, out: Path, intact: bool = False) -> Path:
     job = _resolve(session, phase, parent, out)
-    if runs.is_done(job.folder):
+    if _finished(job, intact):
         return _reuse(session, job)
     make = prepare(session, job)
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PlanError(f"cannot write {job.folder}: {error.strerror}") from None
-    with runs.locked(job.folder, lambda text: session.tell(Warned(text))):
-        if runs.is_done(job.folder):  # by the process that we waited for
+    with locking.locked(job.folder, lambda text: session.tell(Warned(text))):
+        if _finished(job, intact):  # by the process that we waited for
             return _reuse(session, job)
-        for leftover in job.folder.glob(".*.part"):
-            leftover.unlink()
+        whole.sweep_out(job.folder, finished=False)
+        if runs.is_done(job.folder):  # its tensors were dropped and are needed again
+            (job.folder / runs.SUMMARY).unlink()
         started = time.perf_counter()
         _write_record(job)
         about = environment(session.device)
-        runs.write_json(job.folder / runs.ENV, about)
+        writing.write_json(job.folder / runs.ENV, about)
         summary = make()
         summary["seconds"] = summary.get("seconds") or time.perf_counter() - started
-        runs.write_json(job.folder / runs.ENV, {**about, "seconds": summary["seconds"]})
-        runs.write_json(job.folder / runs.SUMMARY, summary)
-        (job.folder / runs.RESUME).unlink(missing_ok=True)
+        summary["files"] = whole.files(job.folder)
+        writing.write_json(job.folder / runs.ENV, {**about, "seconds": summary["seconds"]})
+        writing.write_json(job.folder / runs.SUMMARY, summary)
+        whole.sweep_out(job.folder, finished=True)
     session.tell(PhaseDone(str(job.folder), runs.result(runs.read_summary(job.folder))))
     return job.folder
 
 
+def _finished(job: Job, intact: bool) -> bool:
+    return runs.is_done(job.folder) and (not intact or whole.intact(job.folder, job.phase))
+
+
 def _reuse(session: Session, job: Job) -> Path:
-    with contextlib.suppress(OSError):  # left by a process that was killed after it wrote the summary
-        (job.folder / runs.RESUME).unlink(missing_ok=True)
+    whole.sweep_out(job.folder, finished=True)
     epochs = runs.read_summary(job.folder).get("epochs") or 0
-    session.tell(PhaseStarted(str(job.folder), job.phase.phase, epochs, 0, epochs, reused=True))
+    session.tell(PhaseStarted(str(job.folder), job.phase.phase, epochs, 0, int(epochs), reused=True))
     session.tell(PhaseDone(str(job.folder), runs.result(runs.read_summary(job.folder)), reused=True))
     return job.folder
 
@@ -102,11 +108,13 @@ def _write_record(job: Job) -> None:
     }
     if code and isinstance(job.phase, Train):
         record["seal"] = trust.seal(job.digest, code)
-    runs.write_json(job.folder / runs.PHASE, record)
+    writing.write_json(job.folder / runs.PHASE, record)
 
 
 def _resolve(session: Session, phase: Phase, parent: Path | None, out: Path) -> Job:
     """Returns the phase with nothing left open, its digest and its folder; loads the data."""
+    if not str(out).isprintable():
+        raise PlanError(f"out {str(out)!r} has characters that a line of standard output cannot carry")
     if isinstance(phase, Train):
         if parent is not None:
             raise PlanError("a train phase has no parent")
@@ -118,10 +126,10 @@ def _resolve(session: Session, phase: Phase, parent: Path | None, out: Path) -> 
         raise PlanError(f"a {phase.phase} phase needs a run to start from")
     parent = Path(parent)
     runs.check_run(parent)
-    if parent.resolve().parent != out.resolve():
+    if parent.absolute().parent.resolve() != out.resolve():  # a run may be a symbolic link to one elsewhere
         raise PlanError(f"run '{parent}' does not lie in '{out}': a run and its parent are kept side by side")
     if isinstance(phase, Retrain):
-        check_retrain(phase, (parent / runs.MASKS).exists(), f"run '{parent}'")
+        check_retrain(phase, whole.held(parent, runs.MASKS) is not None, f"run '{parent}'")
     train, code, data_dir = recorded(session, parent)
     phase, own = stamp(complete(phase, train))
     name = digest(phase, runs.read_record(parent)["digest"])

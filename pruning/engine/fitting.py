@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from pruning.engine.session import Session, Workbench
 from pruning.engine.tracking import tracker
-from pruning.events import EpochDone, PhaseStarted
+from pruning.events import EpochDone, PhaseStarted, Warned
 from pruning.masks import Masks
 from pruning.plan import PlanError
 from pruning.plan.lengths import in_epochs
-from pruning.record import checkpoint, runs
+from pruning.record import checkpoint, resuming, runs
 from pruning.seeds import derive
 from pruning.training import loop
 from pruning.training.methods.base import Method
@@ -95,9 +95,9 @@ def fit_in(
     load_optimizer_state(optimizer, network, momenta, method.masks)
     first = first_step // steps
     resume = run / runs.RESUME
-    if resume.exists():
-        tensors, notes = checkpoint.load(resume, bench.device)
-        first = int(notes["epoch"])
+    found = resuming.read(run, bench.device, steps, total_steps, lambda text: session.tell(Warned(text)))
+    if found is not None:
+        tensors, first = found
         first_step = first * steps
         checkpoint.restore(network, _part(tensors, _MODEL), resume)
         method.load_state(_part(tensors, _METHOD))
@@ -132,7 +132,8 @@ def fit_in(
         if time.perf_counter() - saved > SAVE_EVERY and record["step"] < total_steps:
             tensors = {f"{_MODEL}{name}": t for name, t in checkpoint.state(network).items()}
             tensors |= {f"{_METHOD}{name}": t for name, t in method.state().items()}
-            checkpoint.save(resume, {**tensors, **optimizer_state(optimizer, network)}, {"epoch": epoch})
+            runs.sync_log(run)
+            resuming.write(run, {**tensors, **optimizer_state(optimizer, network)}, epoch)
             saved = time.perf_counter()
         session.tell(EpochDone(record, bench.task.metric_name, bench.task.metric_scale))
 

@@ -12,7 +12,7 @@ from pruning.engine import decide
 from pruning.engine.fitting import split_state
 from pruning.engine.session import Workbench
 from pruning.plan import PlanError, Prune
-from pruning.record import checkpoint, runs
+from pruning.record import checkpoint, runs, whole
 from pruning.training import loop, schedules
 
 
@@ -52,7 +52,8 @@ def _around_last_prune(run: Path) -> tuple[Path, Path]:
     for i in range(len(chain) - 1, 0, -1):
         phase = runs.read_phase(chain[i])
         if isinstance(phase, Prune):
-            return decide.source(phase, chain[i - 1]) or chain[i - 1] / runs.WEIGHTS, chain[i] / runs.WEIGHTS
+            before = decide.source(phase, chain[i - 1]) or whole.needed(chain[i - 1], runs.WEIGHTS)
+            return before, whole.needed(chain[i], runs.WEIGHTS)
     raise PlanError(f"the history of run '{run}' has no prune phase, so its impact is not known")
 
 

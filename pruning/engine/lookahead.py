@@ -16,7 +16,7 @@ from pruning.masks import Masks, prunable
 from pruning.plan import Phase, PlanError, Prune, Retrain, Train, digest, techniques
 from pruning.plan.completion import complete, method_settings
 from pruning.plan.lengths import in_epochs, in_steps
-from pruning.record import kept, runs
+from pruning.record import kept, runs, whole
 from pruning.record.stamp import stamp
 from pruning.training import methods
 
@@ -42,7 +42,7 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
         runs.check_run(parent)
         train, code, data_dir = recorded(session, parent)
         name = runs.read_record(parent)["digest"]
-        masked = (parent / runs.MASKS).exists()
+        masked = whole.held(parent, runs.MASKS) is not None
         sparsity = runs.read_summary(parent)["sparsity"]
     where = workbench(session, train, code, data_dir)
     network = where.build(train.seed)

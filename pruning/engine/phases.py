@@ -20,7 +20,7 @@ from pruning.masks import Masks, prunable
 from pruning.plan import PlanError, Prune, Retrain, Train, techniques
 from pruning.plan.completion import method_settings
 from pruning.plan.lengths import in_epochs, in_steps
-from pruning.record import checkpoint, kept, runs
+from pruning.record import checkpoint, kept, runs, whole
 from pruning.record.stamp import located
 from pruning.seeds import derive
 from pruning.training import methods, schedules
@@ -81,7 +81,7 @@ def _prepare_prune(session: Session, job: Job, phase: Prune) -> Callable[[], dic
     network = job.bench.build(job.bench.train.seed)
     present, momenta = load_state(job.parent, network)
     if (source := decide.source(phase, job.parent)) is not None:
-        weights, momenta = split_state(checkpoint.load(source)[0])
+        weights, momenta = split_state(checkpoint.load(whole.needed(source.parent, source.name))[0])
         checkpoint.restore(network, weights, source)
     decide.check(job.bench, network, phase, present)
 
@@ -107,7 +107,7 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     masks, momenta = load_state(job.parent, network)
     source = kept.find_state(phase, runs.history(job.parent)[0], train.epochs)
     if source is not None:
-        weights, momenta = split_state(checkpoint.load(source)[0])
+        weights, momenta = split_state(checkpoint.load(whole.needed(source.parent, source.name))[0])
         checkpoint.restore(network, weights, source)
     elif techniques.TECHNIQUES.find(phase.technique).weights == "fresh":
         network, momenta = job.bench.build(derive(train.seed, "reinit")), {}

@@ -14,7 +14,7 @@ from pruning.engine.session import Workbench
 from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import SCHEMA, PlanError
-from pruning.record import checkpoint, runs
+from pruning.record import checkpoint, runs, whole
 from pruning.training import loop
 
 
@@ -105,18 +105,18 @@ def _listed(shape: Any) -> Any:
 
 def load_state(run: Path, network: nn.Module) -> tuple[Masks | None, dict[str, Tensor]]:
     """Loads the run's weights into the network; returns its masks and its optimizer's tensors, each checked against the weights."""
-    path = run / runs.WEIGHTS
+    path = whole.needed(run, runs.WEIGHTS)
     tensors, _ = checkpoint.load(path)
     checkpoint.restore(network, tensors, path)
     masks = load_masks(run, network)
-    momenta = checkpoint.load(run / runs.MOMENTA)[0] if (run / runs.MOMENTA).exists() else {}
-    return masks, momenta
+    momenta = whole.held(run, runs.MOMENTA)
+    return masks, {} if momenta is None else checkpoint.load(momenta)[0]
 
 
 def load_masks(run: Path, network: nn.Module) -> Masks | None:
     """Returns the run's masks, or None where it is dense; raises PlanError where they do not fit or a pruned weight is not +0."""
-    path = run / runs.MASKS
-    if not path.exists():
+    path = whole.held(run, runs.MASKS)
+    if path is None:
         return None
     masks = Masks.load(path)
     try:

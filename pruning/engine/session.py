@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from pruning import data, models
+from pruning import data, models, usercode
 from pruning.data import Data, data_folder
 from pruning.engine import trial
 from pruning.events import Tell, Warned, silent
 from pruning.plan import PlanError, Train
 from pruning.record import runs, trust
-from pruning.record.stamp import located, place, stamped
+from pruning.record.stamp import coded, located, place, stamped
 from pruning.training.tasks import TASKS
 from pruning.training.tasks.base import Task
 
@@ -127,16 +127,29 @@ def find_device(name: str) -> torch.device:
 def recorded(session: Session, run: Path) -> tuple[Train, dict[str, str], str | None]:
     """Returns (settings, code paths, data folder) of the run's training; refuses code that this account did not name."""
     trust.check_trust(run, session.trust_code)
+    runs.check_digest(run)
     root = runs.history(run)[0]
     train = runs.train_settings(run)
     record = runs.read_record(root)
     code = dict(record.get("code") or {})
+    names = coded(train)
     for key, path in code.items():
+        if key in names and not names[key].rpartition(":")[0].endswith(".py"):
+            _same_module(names[key], path, root)
         if not Path(path).is_file():
             raise PlanError(f"run '{root}' needs its source file {path}, which is not there")
         if hashlib.sha256(Path(path).read_bytes()).hexdigest() != stamped(train, key):
             session.tell(Warned(f"{path} has changed since run '{root}' was made"))
     return train, code, record.get("data_dir")
+
+
+def _same_module(name: str, path: str, root: Path) -> None:
+    """Raises PlanError where a module is found elsewhere than it was when the run was made."""
+    found, _ = usercode.resolve(name)
+    if str(found) != path:
+        raise PlanError(
+            f"run '{root}' was made with '{name}' in {path}; from here that module is {found}: go where it was made"
+        )
 
 
 def workbench(session: Session, train: Train, code: dict[str, str], data_dir: str | None) -> Workbench:

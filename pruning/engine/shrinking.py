@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,11 @@ from pruning.engine.results import load_masks
 from pruning.engine.session import open_session, recorded
 from pruning.flops import count_macs
 from pruning.plan import SCHEMA, PlanError
-from pruning.record import checkpoint, runs
+from pruning.record import checkpoint, runs, writing
+from pruning.record.schemas import Shrunk
 from pruning.record.stamp import place
+from pruning.record.text import checked, read_object
+from pruning.record.trust import allow
 
 RECORD = "shrink.json"
 EXAMPLES = 8  # random images that the outputs are compared on
@@ -68,25 +70,24 @@ def shrink_run(run: Path | str, to: Path | None = None, *, library: bool = False
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)  # written last: it says that the folder is whole
     checkpoint.save(folder / runs.WEIGHTS, checkpoint.state(small))
-    runs.write_json(folder / RECORD, record)
+    writing.write_json(folder / RECORD, record)
     return folder
 
 
 def read_shrunk(folder: Path | str) -> dict[str, Any]:
     """Returns the record of a folder that :func:`shrink_run` made."""
     path = Path(folder) / RECORD
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise PlanError(f"'{folder}' is no shrunk network: it has no readable {RECORD}") from None
+    if not path.is_file():
+        raise PlanError(f"'{folder}' is no shrunk network: it has no {RECORD}")
+    record = read_object(path)
+    checked(Shrunk, record, path)
     return record
 
 
 def load_shrunk(folder: Path | str, trust_code: bool = False) -> nn.Module:
     """Returns the smaller network of a folder that :func:`shrink_run` made, in evaluation mode; needs no data and no run."""
     record = read_shrunk(folder)
-    if record["model_code"] and not trust_code:
-        raise PlanError(f"'{folder}' is of a network in {record['model']}; executing that file needs trust_code")
+    allow([record["model"]], trust_code, f"'{folder}'")
     network = models.build(
         record["model"],
         tuple(record["input"]),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pruning import ops
 from pruning.plan import SCHEMA, PlanError
-from pruning.record import runs
+from pruning.record import writing
 
 
 def write(path: Path, masks: Mapping[str, Tensor], extra: Mapping[str, Tensor]) -> None:
@@ -28,7 +28,7 @@ def write(path: Path, masks: Mapping[str, Tensor], extra: Mapping[str, Tensor]) 
     }
     packed = {name: ops.pack(mask.cpu()) for name, mask in everything.items()}
     data = save(packed, {"masks": json.dumps(layout)})  # one key: several have no order that is the same every time
-    with runs.replacing(path) as part:
+    with writing.replacing(path) as part:
         part.write_bytes(data)
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pruning.plan import SCHEMA, PlanError
-from pruning.record import runs
+from pruning.record import writing
+from pruning.record.text import parse
 from pruning.value_range import finite
 
 
@@ -35,7 +36,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any] | N
         stored[name] = tensor.detach().to("cpu", copy=True).contiguous()
     # One key: safetensors writes several in an order of its own, and equal states should be equal files.
     metadata = {"prune": json.dumps({"schema": SCHEMA, "aliases": aliases, "notes": dict(notes or {})})}
-    with runs.replacing(path) as part:
+    with writing.replacing(path) as part:
         try:
             save_file(stored, part, metadata)
         except SafetensorError as error:
@@ -48,14 +49,19 @@ def load(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tens
         raise PlanError(f"{path} does not exist")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = json.loads((file.metadata() or {}).get("prune", "{}"))
+            metadata = parse((file.metadata() or {}).get("prune", "{}"))
+            if not isinstance(metadata, dict):
+                raise ValueError("its metadata is no JSON object")
             if metadata.get("schema") != SCHEMA:
                 raise PlanError(f"{path} has schema {metadata.get('schema')!r}; this version reads schema {SCHEMA}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        for alias, name in metadata["aliases"].items():
+        aliases, notes = metadata["aliases"], metadata["notes"]
+        if not isinstance(aliases, dict) or not isinstance(notes, dict):
+            raise ValueError("its metadata has lists where names belong")
+        for alias, name in aliases.items():
             tensors[alias] = tensors[name]
-        return tensors, metadata["notes"]
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        return tensors, notes
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, PlanError):
             raise
         raise PlanError(f"{path} is damaged: {error}") from None

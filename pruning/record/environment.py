@@ -51,7 +51,11 @@ def _cpu_name() -> str:
 
 def _commit() -> str | None:
     """Returns the commit of the package's own checkout, or None where it is installed without one."""
-    return _output(["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"])
+    own = Path(__file__).resolve().parents[2]  # a repository around site-packages is somebody else's
+    top = _output(["git", "-C", str(own), "rev-parse", "--show-toplevel"])
+    if top is None or Path(top).resolve() != own or not (own / "csrc").is_dir():
+        return None
+    return _output(["git", "-C", str(own), "rev-parse", "HEAD"])
 
 
 def _driver() -> str | None:

@@ -6,26 +6,27 @@ last and by rename, means done. Nothing in a run folder is a pickle.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
-import socket
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from pruning.plan import PHASES, SCHEMA, Phase, PlanError, Train, make
+from pruning.plan import PHASES, Phase, PlanError, Train, digest, make
+from pruning.record.schemas import PhaseRecord, Summary
+from pruning.record.text import LOG_BYTES, checked, parse, read_object, read_text
+from pruning.record.writing import replacing
 
-PHASE, ENV, LOG, SUMMARY, LOCK = "phase.json", "env.json", "log.jsonl", "summary.json", "lock"
+PHASE, ENV, LOG, SUMMARY = "phase.json", "env.json", "log.jsonl", "summary.json"
 WEIGHTS, MASKS, MOMENTA, RESUME = (
     "weights.safetensors",
     "masks.safetensors",
     "momenta.safetensors",
     "resume.safetensors",
 )
+
+CHAIN = 10_000  # runs in one history, at most
 
 RESULT_KEYS = (
     "run", "phase", "model", "data", "seed", "device", "backend", "epochs", "accuracy", "loss", "val_accuracy", "metric",
@@ -68,49 +69,9 @@ def folder_name(phase: Phase, root: Train, digest: str) -> str:
     return f"{slug(root.model)}-{slug(root.data)}-s{root.seed}-{phase.phase}-{digest[:8]}"
 
 
-# --- writing: whole or not at all ---------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success flushes it to disk and renames it to `path`, else removes it."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-    except OSError as error:
-        raise PlanError(f"cannot write {path}: {error.strerror}") from None
-    part = Path(name)
-    try:
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-    except OSError as error:
-        raise PlanError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as JSON, whole or not at all; NaN and infinities are refused."""
-    with replacing(path) as part:
-        part.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Returns the JSON object in `path`; raises PlanError where it is missing, damaged or of a newer schema."""
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise PlanError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise PlanError(f"{path} is damaged: it holds no JSON object")
-    if value.get("schema") != SCHEMA:
-        raise PlanError(f"{path} has schema {value.get('schema')!r}; this version reads schema {SCHEMA}")
-    return value
+    return read_object(path)
 
 
 def append_log(run: Path, record: Mapping[str, Any]) -> None:
@@ -120,6 +81,13 @@ def append_log(run: Path, record: Mapping[str, Any]) -> None:
             file.write(json.dumps(record) + "\n")
     except OSError as error:
         raise PlanError(f"cannot write {run / LOG}: {error.strerror}") from None
+
+
+def sync_log(run: Path) -> None:
+    """Has log.jsonl reach the disk, before a state that counts on its lines does."""
+    if (run / LOG).exists():
+        with (run / LOG).open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def trim_log(run: Path, epoch: int) -> None:
@@ -156,25 +124,29 @@ def check_run(run: Path, done: bool = True) -> Path:
 
 def read_record(run: Path) -> dict[str, Any]:
     """Returns phase.json: schema, settings, parent, digest, code (paths of the user's source files), data_dir, seal."""
-    return read_json(check_run(run, done=False) / PHASE)
+    path = check_run(run, done=False) / PHASE
+    record = read_json(path)
+    checked(PhaseRecord, record, path)
+    kind = record["settings"].get("phase")
+    if not isinstance(kind, str) or kind not in PHASES:
+        raise PlanError(f"{path} is damaged: phase {kind!r} is none of {', '.join(PHASES)}")
+    return record
 
 
 def read_phase(run: Path) -> Phase:
     """Returns the settings of the run's phase."""
-    found = read_record(run).get("settings")
-    settings: dict[str, Any] = found if isinstance(found, dict) else {}
-    kind = settings.get("phase")
-    if kind not in PHASES:
-        raise PlanError(f"{run / PHASE} is damaged: phase {kind!r} is none of {', '.join(PHASES)}")
+    settings: dict[str, Any] = read_record(run)["settings"]
     try:
-        return make(PHASES[kind], settings)
+        return make(PHASES[settings["phase"]], settings)
     except PlanError as error:
         raise PlanError(f"{run / PHASE}: {error}") from None
 
 
 def read_summary(run: Path) -> dict[str, Any]:
     """Returns summary.json, with `run` as the folder's path here and now."""
-    summary = read_json(check_run(run) / SUMMARY)
+    path = check_run(run) / SUMMARY
+    summary = read_json(path)
+    checked(Summary, summary, path)
     if "metric" not in summary:  # of a version that knew classification alone
         summary |= {"metric": summary.get("accuracy"), "metric_name": "accuracy", "metric_scale": 100.0}
         summary |= {"val_metric": summary.get("val_accuracy")}
@@ -190,27 +162,53 @@ def log(run: Path) -> list[dict[str, Any]]:
     """Returns the lines of log.jsonl; a torn last line, left by a kill in mid-write, is passed over."""
     path = run / LOG
     records = []
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = read_text(path, LOG_BYTES).splitlines() if path.exists() else []
     for i, line in enumerate(lines):
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = parse(line)
+            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
+                raise ValueError("it is no record of an epoch")
+            records.append(record)
+        except ValueError as error:
             if i + 1 < len(lines):
-                raise PlanError(f"{path} is damaged in line {i + 1}") from None
+                raise PlanError(f"{path} is damaged in line {i + 1}: {error}") from None
     return records
 
 
-def history(run: Path) -> list[Path]:
-    """Returns the chain of parents, oldest first, ending with the run itself."""
-    chain = [run]
-    while (parent := read_record(chain[0]).get("parent")) is not None:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", str(parent)) or len(chain) > 10_000:
-            raise PlanError(f"{chain[0] / PHASE} is damaged: parent {parent!r} is no folder name")
+def history(run: Path, read: Callable[[Path], dict[str, Any]] | None = None) -> list[Path]:
+    """Returns the chain of parents, oldest first, ending with the run itself; `read` may stand for :func:`read_record`."""
+    chain, names = [run], {run.name}
+    while (parent := (read or read_record)(chain[0]).get("parent")) is not None:
+        if not fit_name(parent) or parent in names or len(chain) > CHAIN:
+            raise PlanError(f"{chain[0] / PHASE} is damaged: parent {parent!r} is no folder name of an earlier run")
         folder = chain[0].parent / parent
         if not is_run(folder):
             raise PlanError(f"run '{chain[0]}' needs its parent '{parent}' beside it, in {chain[0].parent}")
+        names.add(parent)
         chain.insert(0, folder)
     return chain
+
+
+def fit_name(name: str) -> bool:
+    """Returns whether a run folder may be called so: one line, no way out of its folder, and printable everywhere."""
+    return (
+        name not in ("", ".", "..")
+        and "/" not in name
+        and name.isprintable()
+        and len(name.encode(errors="replace")) < 256
+    )
+
+
+def check_digest(run: Path) -> None:
+    """Raises PlanError where the settings of the run, or of one before it, are not those that its digest is of."""
+    parent = ""
+    for folder in history(run):
+        record = read_record(folder)
+        if digest(read_phase(folder), parent) != record["digest"]:
+            raise PlanError(
+                f"{folder / PHASE} was changed: its settings or its parent are not those that its digest is of"
+            )
+        parent = record["digest"]
 
 
 def train_settings(run: Path) -> Train:
@@ -234,39 +232,3 @@ def listing(out: Path) -> list[dict[str, Any]]:
         except PlanError as error:
             rows.append({"run": str(folder), "phase": None, "done": False, "error": str(error)})
     return rows
-
-
-# --- one process at a time ----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def locked(run: Path, notice: Callable[[str], None]) -> Iterator[None]:
-    """Holds the run folder for this process; waits where another has it, and tells `notice` which."""
-    path = run / LOCK
-    file = _lock(path, notice)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
-
-
-def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
-    while True:
-        try:
-            file = path.open("a+")
-        except OSError as error:
-            raise PlanError(f"cannot write {path}: {error.strerror}") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            notice(f"run '{path.parent}' is held by {file.read().strip() or 'another process'}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # The holder before us removes the file when it ends: a lock on a removed file is worth nothing.
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
-            return file
-        file.close()

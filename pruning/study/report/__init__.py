@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.plan import PlanError
-from pruning.record import runs
+from pruning.record import runs, writing
 from pruning.study.report import figures, page, plots, reported, tables
 from pruning.study.report.rows import Row, Section, sections
 
@@ -46,7 +46,7 @@ def write_report(paths: Sequence[Path], out: Path, study: str | None = None) -> 
         told["runs"] += sum(row.summary is not None for row in section.rows)
         told["missing"] += sum(row.summary is None for row in section.rows)
     title = found[0].title if len(found) == 1 else "Pruning studies"
-    with runs.replacing(out / "index.html") as part:
+    with writing.replacing(out / "index.html") as part:
         part.write_text(page.page(title, parts))
     return told
 

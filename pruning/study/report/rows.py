@@ -168,11 +168,7 @@ def of_runs(folders: list[Path]) -> list[Section]:
             dense.setdefault(Metric.of(summary), []).append(summary)
         if settings["phase"] != "retrain" and folder in parents:
             continue
-        chain = [settings]
-        place = folder
-        while record(place)["parent"] is not None:
-            place = place.parent / record(place)["parent"]
-            chain.insert(0, record(runs.check_run(place, done=False))["settings"])
+        chain = [record(place)["settings"] for place in runs.history(folder, record)]
         kinds = {phase["phase"]: phase for phase in chain}
         prunings = [phase for phase in chain if phase["phase"] == "prune"]
         labels = {f"{kind}.{key}": kinds.get(kind, {}).get(key) for kind, key in SETTINGS}

@@ -56,7 +56,7 @@ class LocalExecutor:
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = _visible(index % self.gpus)
         process = subprocess.Popen(
-            [sys.executable, "-m", "pruning.study.sweep.worker"],
+            [sys.executable, "-P", "-m", "pruning.study.sweep.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

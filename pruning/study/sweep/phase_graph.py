@@ -12,7 +12,7 @@ from typing import Any
 from pruning import plan as plans
 from pruning.plan import SCHEMA, Phase, PlanError, Prune, Retrain, Train, lengths, techniques
 from pruning.plan.completion import complete
-from pruning.record import kept, runs
+from pruning.record import kept, runs, whole, writing
 from pruning.record.stamp import stamp
 from pruning.study.sweep.study import Point, Study
 
@@ -94,22 +94,14 @@ def _check_kept(point: Point) -> None:
 # --- what is done ----------------------------------------------------------------------------------------------------------------
 
 
-def intact(out: Path, node: Node) -> bool:
-    """Returns whether the finished run still has the tensors that its descendants start from."""
-    run = out / node.folder
-    if not (run / runs.WEIGHTS).is_file():
-        return False
-    if not isinstance(node.phase, Train):
-        return True
-    return all((run / kept.state_file(run, epoch, None)).is_file() for epoch in node.phase.keep_epochs) and all(
-        (run / runs.step_file(step)).is_file() for step in node.phase.keep_steps
-    )
-
-
 def unfinished(graph: Graph, out: Path) -> set[str]:
     """Returns the phases that have to be run: those not done, and done ones whose dropped tensors one of those needs."""
     wanted = {folder for folder in graph.nodes if not runs.is_done(out / folder)}
-    return wanted | {folder for folder in ancestors(graph, wanted) - wanted if not intact(out, graph.nodes[folder])}
+    return wanted | {
+        folder
+        for folder in ancestors(graph, wanted) - wanted
+        if not whole.intact(out / folder, graph.nodes[folder].phase)
+    }
 
 
 def ancestors(graph: Graph, folders: Iterable[str]) -> set[str]:
@@ -137,7 +129,7 @@ def record_failure(out: Path, node: Node, error: str, trace: str) -> dict[str, A
     """Writes that the phase failed, and returns what was written."""
     (out / FAILED).mkdir(parents=True, exist_ok=True)
     record = {"schema": SCHEMA, "run": node.folder, "phase": node.phase.phase, "error": error, "traceback": trace}
-    runs.write_json(out / FAILED / f"{node.folder}.json", {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    writing.write_json(out / FAILED / f"{node.folder}.json", {**record, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
     return record
 
 
@@ -211,7 +203,7 @@ def write_record(study: Study, points: Sequence[Point], graph: Graph, out: Path,
     record |= {"scale": scale, "axes": axes, "points": entries, "best_over": [*study.best_over, *variants]}
     path = out / STUDIES / (f"{study.name}.json" if scale == 1 else f"{study.name}@{scale:g}.json")
     if not path.exists() or path.read_text() != json.dumps(record, indent=1) + "\n":
-        runs.write_json(path, record)
+        writing.write_json(path, record)
     return path
 
 

@@ -110,8 +110,6 @@ class Sweep:
         started = False
         for folder in self.ready()[: executor.free()]:
             node = self.graph.nodes[folder]
-            if runs.is_done(self.out / folder):  # its tensors were dropped and are needed again
-                (self.out / folder / runs.SUMMARY).unlink()
             self.running[folder] = 0
             executor.start(
                 {
@@ -121,6 +119,7 @@ class Sweep:
                     "out": str(self.out),
                     "where": where,
                     "argv": sys.argv,
+                    "intact": bool(self.graph.children.get(folder)),
                 }
             )
             started = True

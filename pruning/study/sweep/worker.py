@@ -42,7 +42,7 @@ def run_task(task: dict[str, Any], tell: Any) -> dict[str, Any]:
     try:
         phase = make(PHASES[task["phase"]["phase"]], task["phase"])
         parent = None if task["parent"] is None else Path(task["parent"])
-        engine.advance(phase, parent, Path(task["out"]), tell=heard, **task["where"])
+        engine.advance(phase, parent, Path(task["out"]), intact=task["intact"], tell=heard, **task["where"])
     except PlanError as error:
         return {"kind": "failed", "error": str(error), "traceback": ""}
     except Exception as error:  # whatever a model, a data set or a device of the user's does is that phase's failure

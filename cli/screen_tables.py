@@ -1,4 +1,4 @@
-"""Results as tables of text: each function returns (title, columns, rows) for :meth:`show.Screen.table`.
+"""Results as tables of text: each function returns (title, columns, rows) for :meth:`screen.Screen.table`.
 
 A column whose header begins with `>` holds numbers and is aligned to the right; one with `~` may be broken into lines.
 """
@@ -163,6 +163,11 @@ def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
         state = duration(row["seconds"]) if row["done"] else row["summary"]
         body.append([row["name"], *numbers, state])
     return f"{len(rows)} runs in {out}/", columns, body
+
+
+def verified(found: Sequence[Any]) -> Table:
+    """Returns the state of runs, those that are whole and nothing more without a reason."""
+    return f"{len(found)} runs", ["run", "state", "~"], [[entry.run.name, entry.state, entry.why] for entry in found]
 
 
 def result(summary: Mapping[str, Any]) -> Table:

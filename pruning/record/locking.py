@@ -1,0 +1,48 @@
+"""One process at a time in a run folder: a file lock, which holds across machines where the file system carries it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from pruning.errors import PlanError
+
+LOCK = "lock"
+
+
+@contextlib.contextmanager
+def locked(run: Path, notice: Callable[[str], None]) -> Iterator[None]:
+    """Holds the run folder for this process; waits where another has it, and tells `notice` which."""
+    path = run / LOCK
+    file = _lock(path, notice)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
+    while True:
+        try:
+            file = path.open("a+")
+        except OSError as error:
+            raise PlanError(f"cannot write {path}: {error.strerror}") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            notice(f"run '{path.parent}' is held by {file.read().strip() or 'another process'}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # The holder before us removes the file when it ends: a lock on a removed file is worth nothing.
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            return file
+        file.close()

@@ -1,0 +1,94 @@
+"""What the JSON files of a run folder hold: types that a reader may rely on, whoever wrote them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(max_length=4096)]
+
+
+class File(BaseModel):
+    """A file of tensors as it was when the run was done."""
+
+    model_config = ConfigDict(strict=True)
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    bytes: Count
+
+
+class PhaseRecord(BaseModel):
+    """phase.json."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    settings: dict[str, Any]
+    parent: Name | None = None
+    digest: Name
+    code: dict[str, Name] | None = None
+    data_dir: Name | None = None
+    seal: Name | None = None
+
+
+class Summary(BaseModel):
+    """summary.json: what readers of results rely on."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    phase: Name
+    model: Name | None = None
+    data: Name | None = None
+    seed: int | None = None
+    device: Name | None = None
+    backend: Name | None = None
+    epochs: Number | None = None
+    accuracy: Number | None = None
+    val_accuracy: Number | None = None
+    loss: Number | None = None
+    metric: Number | None = None
+    metric_name: Name | None = None
+    metric_scale: Number | None = None
+    val_metric: Number | None = None
+    sparsity: Number | None = None
+    compression: Number | None = None
+    params: Count | None = None
+    nonzero: Count | None = None
+    macs: Count | None = None
+    sparse_macs: Count | None = None
+    speedup: Number | None = None
+    seconds: Number | None = None
+    images_per_second: Number | None = None
+    layers: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]] | None = None
+    classes: Annotated[int, Field(ge=1)] | None = None
+    task: Name = "classification"
+    files: dict[str, File] | None = None
+
+
+class Resume(BaseModel):
+    """The notes of a resume file."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    epoch: Annotated[int, Field(ge=1)]
+    layout: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of the tensors' names, types and shapes
+
+
+class Shrunk(BaseModel):
+    """shrink.json."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    run: Name
+    model: Name
+    model_code: Name | None = None
+    model_options: dict[str, bool | int | float | str]
+    input: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=8)]
+    classes: Annotated[int, Field(ge=1)]
+    difference: Number
+    examples: Count
+    params: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    macs: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    layers: dict[str, Annotated[list[list[Count] | None], Field(min_length=2, max_length=2)]]
