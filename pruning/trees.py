@@ -89,10 +89,12 @@ def types(x: Any) -> Any:
 def blank(shape: Any, kind: Any = None, number: int = 1) -> Any:
     """Returns `number` examples of zeros of what :func:`shapes` and :func:`types` gave, also after a way through JSON.
 
-    Without `kind` they are float32.
+    Where `kind` says nothing they are float32.
     """
     if isinstance(shape, Mapping):
-        return {key: blank(inner, kind and kind[key], number) for key, inner in shape.items()}
+        kinds = kind if isinstance(kind, Mapping) else {}
+        return {key: blank(inner, kinds.get(key), number) for key, inner in shape.items()}
     if all(isinstance(size, int) for size in shape):
-        return torch.zeros(number, *shape, dtype=getattr(torch, kind or "float32"))
-    return tuple(blank(inner, kind and kind[i], number) for i, inner in enumerate(shape))
+        return torch.zeros(number, *shape, dtype=getattr(torch, kind) if isinstance(kind, str) else torch.float32)
+    several = kind if isinstance(kind, (tuple, list)) and len(kind) == len(shape) else [None] * len(shape)
+    return tuple(blank(inner, one, number) for inner, one in zip(shape, several, strict=True))

@@ -148,6 +148,15 @@ class Pairs(Dataset):
         return {"source": torch.tensor([1 + i % 8]), "before": torch.tensor([1 + i % 2])}, i % 2
 
 
+class Words(Pairs):
+    def __getitem__(self, i):
+        return {"source": "word"}, i % 2
+
+
+def words():
+    return {"train": Words(), "test": Words(), "classes": 2}
+
+
 def pairs():
     return {"train": Pairs(), "test": Pairs(), "classes": 2}
 
@@ -226,6 +235,8 @@ def test_a_data_set_of_items_with_several_inputs_is_classified(prune: Prune, fol
     sample = data.load("own.py:pairs").balanced(3, seed=0)
     assert sample[1].tolist() == [0, 0, 0, 1, 1, 1]
     assert runs.read_summary(pruned)["task"] == "classification"
+    with pytest.raises(PlanError, match="inputs and labels must be tensors, not str"):
+        data.load("own.py:words")
 
 
 @pytest.mark.parametrize(
@@ -308,3 +319,16 @@ def test_the_bar_shows_the_metric_of_the_task() -> None:
     record = {"epoch": 1, "train_loss": 0.5, "val_metric": 0.75, "val_accuracy": None}
     assert _note(EpochDone(record, "mean IoU"), 2) == "epoch 1/2, loss 0.5000, val. mean IoU 75.0 %"
     assert _note(EpochDone({**record, "val_metric": 27.31}, "BLEU", 1.0), 2).endswith("val. BLEU 27.3")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("input", {"x": [3, -1]}), ("input", [1] * 9), ("input", "x"), ("input_types", {"x": "load"})]
+)
+def test_forms_in_a_run_folder_are_read_as_input(history: Path, tmp_path: Path, key: str, value: object) -> None:
+    (tmp_path / "run").mkdir()
+    for file in runs.history(history)[0].iterdir():
+        (tmp_path / "run" / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "run" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(PlanError, match=f"summary.json.*{key}"):
+        runs.read_summary(tmp_path / "run")

@@ -49,7 +49,11 @@ class FreeData:
         self.sizes = {part: len(index) for part, (_, index) in self._index.items()}
         items = {part: Items(f"data '{name}', {part}", held, _item) for part, held in self._held.items() if _made(held)}
         self._loader = Loader(items, self._device, workers)
-        self.shape = trees.shapes(self.example())
+        x, y = self.first()
+        for leaf in trees.leaves((x, y)):
+            if not isinstance(leaf, Tensor):
+                raise PlanError(f"data '{name}': inputs and labels must be tensors, not {type(leaf).__name__}")
+        self.shape = trees.shapes(x)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the number of training batches in an epoch; the last may be short."""
