@@ -11,7 +11,7 @@ from pruning import plan
 from pruning.plan import PlanError
 
 from . import options, screen_tables
-from .inputs import load_plan, merged
+from .inputs import length, load_plan, merged
 from .output import emit, emit_json
 from .screen import Screen
 
@@ -100,7 +100,7 @@ def compare_plans(
                 goals,
                 _seeds(seeds),
                 out,
-                finetune_epochs=finetune_epochs,
+                finetune_epochs=length(finetune_epochs),
                 trials=search,
                 by=search_option,
                 per_seed=search_per_seed,

@@ -38,6 +38,9 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+RESUMING = ("train", "prune", "retrain", "iterate", "run", "sweep", "compare")
+
+
 class Commands(TyperGroup):
     """The group of all commands, with the one place where exceptions end."""
 
@@ -46,7 +49,8 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
-            print("interrupted; the same command, given again, resumes", file=sys.stderr)
+            resumes = ctx.invoked_subcommand in RESUMING
+            print("interrupted" + ("; the same command, given again, resumes" if resumes else ""), file=sys.stderr)
             code = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
             raise typer.Exit(128 + code) from None
         except BrokenPipeError:

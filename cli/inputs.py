@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -61,6 +62,11 @@ def load_plan(name: str, trust_code: bool) -> plan.Plan:
     return found
 
 
+def length(text: str | None) -> Any:
+    """Returns what a length on the command line says: a number of epochs, or the text of one in steps."""
+    return None if text is None else plan.parse_value(text)
+
+
 def given(**flags: Any) -> dict[str, Any]:
     """Returns the flags that were given: those that are not None."""
     return {key: value for key, value in flags.items() if value is not None}
@@ -102,6 +108,6 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def shape(text: str) -> tuple[int, ...]:
     """Returns (3, 32, 32) for `3x32x32`."""
     parts = text.lower().split("x")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(re.fullmatch("[0-9]{1,7}", part) and int(part) for part in parts):
         raise PlanError(f"input '{text}' is no shape; write channels x height x width, such as 3x32x32")
     return tuple(int(part) for part in parts)

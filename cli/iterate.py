@@ -11,7 +11,7 @@ from pruning.plan import PlanError
 from pruning.record import runs
 
 from . import options
-from .inputs import given, merged, run_folder
+from .inputs import given, length, merged, run_folder
 from .shared import Shared, shared_options
 from .work import carry_out
 
@@ -58,7 +58,8 @@ def iterate(
     }
     flags |= {"prune.exclude": exclude} if exclude else {}
     flags |= {
-        f"retrain.{key}": value for key, value in given(technique=technique, schedule=schedule, epochs=epochs).items()
+        f"retrain.{key}": value
+        for key, value in given(technique=technique, schedule=schedule, epochs=length(epochs)).items()
     }
     tables: dict[str, dict[str, Any]] = {"prune": {}, "retrain": {}}
     for key, value in merged(flags, settings).items():

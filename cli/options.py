@@ -121,9 +121,10 @@ MinPerLayer = Annotated[
     ),
 ]
 AtEpoch = Annotated[
-    int | None,
+    float | None,
     Option(
-        help="Prune the state that the training kept after this epoch; 0 is the initialization.",
+        metavar="N",
+        help="Prune the state that the training kept after so many epochs (10, 0.25); 0 is the initialization.",
         rich_help_panel=PRUNING,
     ),
 ]

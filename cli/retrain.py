@@ -5,7 +5,7 @@ from __future__ import annotations
 from pruning import plan
 
 from . import options
-from .inputs import given, merged, run_folder
+from .inputs import given, length, merged, run_folder
 from .shared import Shared, shared_options
 from .work import carry_out
 
@@ -34,6 +34,6 @@ def retrain(
     settings are the training's.
     """
     parent = run_folder(run)
-    flags = given(technique=technique, schedule=schedule, epochs=epochs, method=method, sparsity=sparsity)
+    flags = given(technique=technique, schedule=schedule, epochs=length(epochs), method=method, sparsity=sparsity)
     phase = plan.override(plan.Retrain(), merged(flags, settings))
     carry_out([phase], parent, shared.out or parent.parent, shared)

@@ -15,7 +15,7 @@ from pruning.record import runs
 from pruning.training.schedules import RETRAIN_SCHEDULES, tuned
 
 from . import options, screen_tables
-from .inputs import given
+from .inputs import given, length
 from .output import emit, emit_json
 from .screen import Screen
 
@@ -131,7 +131,7 @@ def schedule(
 
     wanted = list(dict.fromkeys(names or PAPER))
     flags = given(
-        epochs=original_epochs,
+        epochs=length(original_epochs),
         lr=lr,
         schedule=kind,
         milestones=None if milestones is None else _numbers(milestones),
@@ -142,8 +142,8 @@ def schedule(
     train, per_epoch, own_impact = _original(source, flags, adaptive, trust_code)
     per_epoch = steps_per_epoch or per_epoch or 100
     original = engine.dense_schedule(train, per_epoch)
-    length = plan.make(plan.Retrain, given(epochs=epochs)).epochs or train.epochs
-    total, steps_after = in_steps(train.epochs, per_epoch), in_steps(length, per_epoch)
+    span = plan.make(plan.Retrain, given(epochs=length(epochs))).epochs or train.epochs
+    total, steps_after = in_steps(train.epochs, per_epoch), in_steps(span, per_epoch)
     d1 = own_impact if impact is None else impact
     if impact is not None and not 0 <= impact <= 1:
         raise PlanError(f"impact must lie in [0, 1], not {impact:g}")
@@ -174,7 +174,7 @@ def schedule(
         emit_json(
             {
                 "original": {"epochs": train.epochs, "lr": train.lr, "schedule": train.schedule},
-                "epochs": length,
+                "epochs": span,
                 "steps_per_epoch": per_epoch,
                 "impact": d1,
                 "schedules": [
@@ -186,7 +186,7 @@ def schedule(
         )
         return
     screen = Screen(quiet=quiet)
-    screen.table(*screen_tables.rates(found, steps, per_epoch, length, steps_after))
+    screen.table(*screen_tables.rates(found, steps, per_epoch, span, steps_after))
     if plot is not None:
         emit(plot)
     elif not screen.stdout_is_terminal:

@@ -86,7 +86,9 @@ class Screen:
             return
         if self.bars.disable and event.epochs:
             resumed = f", resumed after epoch {event.epoch}" if event.epoch else ""
-            self.line(f"{event.phase:<8}{escape(event.run)}: {event.epochs} epochs, {event.steps} steps{resumed}")
+            self.line(
+                f"{event.phase:<8}{escape(event.run)}: {round(event.epochs, 4)} epochs, {event.steps} steps{resumed}"
+            )
         name = f"{self.phase}/{self.phases} {event.phase}" if self.phases > 1 else event.phase
         self.present = self.bars.add_task(name, total=event.steps or None, unit="steps", note="")
 
@@ -153,7 +155,8 @@ class Screen:
 
 def _note(event: EpochDone, epochs: float) -> str:
     record, name = event.record, metric_name([{"metric_name": event.metric}], short=True)
-    parts = [f"epoch {record.get('epoch')}/{epochs}"]
+    epoch, last = record.get("epoch"), round(epochs, 4)  # the last epoch may be a part of one
+    parts = [f"epoch {min(epoch, last) if isinstance(epoch, int) else epoch}/{last}"]
     if (loss := record.get("train_loss")) is not None:
         parts.append(f"loss {loss:.4f}")
     if record.get("val_metric", record.get("val_accuracy")) is not None:

@@ -181,19 +181,22 @@ def _counts(graph: sweep.Graph, status: sweep.Status) -> dict[str, Any]:
         "done": status.done,
         "failed": status.failed,
         "blocked": status.blocked,
-        "epochs_left": status.epochs - status.epochs_done,
+        "epochs_left": round(status.epochs - status.epochs_done, 6),
     }
 
 
 def _plan_table(name: str, count: int, graph: sweep.Graph, status: sweep.Status, slots: int) -> Table:
     left = "not known before a first run" if status.seconds_left is None else f"about {duration(status.seconds_left)}"
+    epochs = f"{round(status.epochs - status.epochs_done, 6)}"
+    if status.unknown:
+        epochs += f", of lengths in steps each counted as 1 ({status.unknown} phases)"
     rows = [
         ["runs (combinations x seeds)", str(count)],
         ["phases of all their plans", str(graph.asked)],
         ["distinct phases", f"{status.phases} ({graph.asked - status.phases} saved by sharing)"],
         ["done", str(status.done)],
         ["failed, and hanging on those", f"{status.failed}, {status.blocked}"],
-        ["epochs that remain", str(status.epochs - status.epochs_done)],
+        ["epochs that remain", epochs],
         [f"time that remains, {slots} at a time", left],
     ]
     return f"Study {name}", ["", ""], rows

@@ -10,7 +10,7 @@ from pruning import plan
 from pruning.record import runs
 
 from . import options, screen_tables
-from .inputs import given, load_plan, merged
+from .inputs import given, length, load_plan, merged
 from .screen import Screen
 from .shared import SharedAnew, shared_options
 from .work import carry_out
@@ -33,7 +33,7 @@ def train(
         typer.Option(
             metavar="N",
             help="Length of the training, in epochs (40, 0.25) or steps ('500 steps'); milestones and warm-up of a recipe "
-            "scale along.",
+            "scale along, from epochs to epochs.",
             rich_help_panel=options.TRAINING,
         ),
     ] = None,
@@ -67,7 +67,14 @@ def train(
     if search_option is not None and not search:
         raise typer.BadParameter("--search-option is for --search")
     flags = given(
-        model=model, data=data, epochs=epochs, batch_size=batch_size, lr=lr, method=method, sparsity=sparsity, seed=seed
+        model=model,
+        data=data,
+        epochs=length(epochs),
+        batch_size=batch_size,
+        lr=lr,
+        method=method,
+        sparsity=sparsity,
+        seed=seed,
     )
     changes = merged(flags, settings)
     if recipe is not None:
@@ -84,7 +91,7 @@ def train(
     if finetune_epochs:
         if phase.method == "none":
             raise typer.BadParameter("--finetune-epochs follows a --method that prunes")
-        phases.append(plan.make(plan.Retrain, {"technique": "fine-tune", "epochs": finetune_epochs}))
+        phases.append(plan.make(plan.Retrain, {"technique": "fine-tune", "epochs": length(finetune_epochs)}))
     carry_out(phases, None, shared.out, shared)
 
 

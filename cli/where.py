@@ -26,6 +26,8 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 def found_runs(out: Path, conditions: Sequence[str]) -> list[dict[str, Any]]:
     """Returns the runs under a folder that fit all conditions: name, summary, done and the keys of a result."""
+    if not out.is_dir():
+        raise PlanError(f"folder '{out}' does not exist: --out names the folder whose runs are listed")
     rows = [_row(row) for row in runs.listing(out)]
     for condition in conditions:
         key, sign, text = _parsed(condition)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 TIMEOUT = 120.0
 
-_context = multiprocessing.get_context("forkserver")
+context = multiprocessing.get_context("forkserver")
 # torch._dynamo is what torch imports when the first optimizer is made.
-_context.set_forkserver_preload(
+context.set_forkserver_preload(
     ["__main__", "torch._dynamo", "pruning.engine", "pruning.study.sweep", "sklearn.datasets"]
 )
 
@@ -109,7 +109,7 @@ def work(
 
     All moments that pass are written to the file `told`.
     """
-    process = _context.Process(target=_begin, args=(function, args, at, sign, told))
+    process = context.Process(target=_begin, args=(function, args, at, sign, told))
     process.start()
     process.join(TIMEOUT)
     if process.exitcode is None:

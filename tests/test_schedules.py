@@ -117,7 +117,7 @@ def test_as_long_as_the_original(name: str, options: dict[str, float], expected:
         ("llr", {}, [0.0, *((9 - u) / 9 for u in range(9))]),
         ("allr", {"impact": 0.3}, [0.0, *(0.5 * (9 - u) / 9 for u in range(9))]),  # d2 = 1/2 is the lower bound
         ("allr", {"impact": 0.8}, [0.0, *(0.8 * (9 - u) / 9 for u in range(9))]),
-        ("allr", {"impact": 1.7}, [0.0, *((9 - u) / 9 for u in range(9))]),
+        ("allr", {"impact": 1.0}, [0.0, *((9 - u) / 9 for u in range(9))]),
         ("accallr", {"impact": 0.8}, [0.0, *(0.8 * (9 - u) / 9 for u in range(9))]),
         ("allr-d1", {"impact": 0.3}, [0.0, *(0.3 * (9 - u) / 9 for u in range(9))]),
         ("allr-d2", {}, [0.0, *(0.5 * (9 - u) / 9 for u in range(9))]),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Prune as CommandLine
-from kills import Moment, work
+from kills import Moment, context, work
 from pruning.cli.main import main
 from studies import Inline, bits
 
@@ -307,6 +307,26 @@ def test_kills_at_files_steps_and_between_phases_change_no_bit(undisturbed: Path
     assert len(outcome.ran) == 34 - len(marks)
     assert {p: p.stat().st_mtime_ns for p in marks} == marks  # what was done was not done again
     assert bits(tmp_path) == bits(undisturbed)
+
+
+def test_three_sweeps_side_by_side_lose_nothing_and_train_nothing_twice(undisturbed: Path, tmp_path: Path) -> None:
+    text = 'seeds = [0, 1]\nkeep = "none"\n' + PHASES + GRID
+    others = [context.Process(target=run_study, args=(text, tmp_path)) for _ in range(3)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(120)
+        assert process.exitcode == 0
+    logs = {run.name: [record["epoch"] for record in runs.log(run)] for run in tmp_path.iterdir() if runs.is_run(run)}
+    assert len(logs) == 34
+    assert all(epochs == list(range(1, len(epochs) + 1)) for epochs in logs.values())
+    assert not list(tmp_path.glob("*/*.safetensors"))
+    assert not list((tmp_path / "failed").glob("*")) if (tmp_path / "failed").exists() else True
+    for run in undisturbed.iterdir():
+        if runs.is_run(run):
+            drop = ("seconds", "images_per_second", "run")
+            mine, other = (runs.read_summary(folder) for folder in (tmp_path / run.name, run))
+            assert {k: v for k, v in mine.items() if k not in drop} == {k: v for k, v in other.items() if k not in drop}
 
 
 def sweep_until(args: list[str], kind: str, count: int, pids: Path) -> None:

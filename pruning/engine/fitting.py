@@ -15,7 +15,7 @@ from pruning.engine.tracking import tracker
 from pruning.events import EpochDone, PhaseStarted, Warned
 from pruning.masks import Masks
 from pruning.plan import PlanError
-from pruning.plan.lengths import in_epochs
+from pruning.plan.lengths import in_epochs, point
 from pruning.record import checkpoint, resuming, runs
 from pruning.seeds import derive
 from pruning.training import loop
@@ -94,6 +94,7 @@ def fit_in(
     method.bind(network, optimizer)
     load_optimizer_state(optimizer, network, momenta, method.masks)
     first = first_step // steps
+    points = {*keep_steps, *(point(epoch, train.epochs, steps) for epoch in keep if isinstance(epoch, float))}
     resume = run / runs.RESUME
     found = resuming.read(run, bench.device, steps, total_steps, lambda text: session.tell(Warned(text)))
     if found is not None:
@@ -103,14 +104,13 @@ def fit_in(
         method.load_state(_part(tensors, _METHOD))
         rest = {name: t for name, t in tensors.items() if not name.startswith((_MODEL, _METHOD))}
         load_optimizer_state(optimizer, network, rest, method.masks)
-    elif 0 in keep:
+    elif 0 in keep or 0 in points:
         checkpoint.save(
             run / runs.epoch_file(0), plain_names({**checkpoint.state(network), **method.hidden()}), {"epoch": 0}
         )
     runs.trim_log(run, first)
     epochs = in_epochs(total_steps, steps)
     session.tell(PhaseStarted(str(run), phase, epochs, total_steps, first))
-    points = {*keep_steps, *(round(epoch * steps) for epoch in keep if isinstance(epoch, float))}
     track = tracker(session.track, run, first)
     saved = time.perf_counter()
 

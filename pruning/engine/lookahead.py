@@ -15,7 +15,7 @@ from pruning.flops import count_macs
 from pruning.masks import Masks, prunable
 from pruning.plan import Phase, PlanError, Prune, Retrain, Train, digest, techniques
 from pruning.plan.completion import complete, method_settings
-from pruning.plan.lengths import in_epochs, in_steps
+from pruning.plan.lengths import in_epochs, in_steps, known_epochs, point
 from pruning.record import kept, runs, whole
 from pruning.record.stamp import stamp
 from pruning.training import methods
@@ -51,6 +51,7 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
     macs = count_macs(network, where.data.example()).macs
     per_epoch = where.data.steps_per_epoch(train.batch_size)
     if parent is None:
+        check_points(train, per_epoch)
         check_kept(phases, train, per_epoch)
         methods.for_training(train, per_epoch).attach(network)
         masked = train.method != "none"
@@ -114,8 +115,32 @@ def check_retrain(phase: Retrain, masked: bool, run: str) -> None:
         raise PlanError(f"{run} is pruned; retrain with method '{phase.method}' starts from a dense run")
 
 
+def check_points(train: Train, per_epoch: int) -> None:
+    """Raises PlanError where the training has settings for what comes after its last step.
+
+    Epochs are compared with a length in epochs where settings are read; with one in steps only here, the data being known.
+    """
+    total = in_steps(train.epochs, per_epoch)
+    if steps := [step for step in train.keep_steps if step > total]:
+        raise PlanError(f"keep_steps {steps[0]} lies beyond the last step, {total}")
+    if known_epochs(train.epochs) is not None:
+        return
+    beyond = {
+        "keep_epochs": [epoch for epoch in train.keep_epochs if epoch * per_epoch > total],
+        "milestones": [epoch for epoch in train.milestones if epoch * per_epoch >= total],
+        "warmup_epochs": [train.warmup_epochs] * (train.warmup_epochs * per_epoch >= total),
+    }
+    if late := {name: epochs[0] for name, epochs in beyond.items() if epochs}:
+        told = ", ".join(f"{name} {epoch:g}" for name, epoch in late.items())
+        raise PlanError(
+            f"{told} in epochs of {per_epoch} steps: beyond the last step, {total}, of a training of {train.epochs}, to which they "
+            f"do not scale; set {' and '.join(late)}, too"
+        )
+
+
 def check_kept(phases: Sequence[Phase], train: Train, per_epoch: int) -> None:
     """Raises PlanError where a phase starts from a state that the training of the same plan does not keep."""
+    parts = {point(epoch, train.epochs, per_epoch) for epoch in train.keep_epochs if isinstance(epoch, float)}
     for phase in phases:
         epoch, step = None, None
         if isinstance(phase, Prune):
@@ -123,15 +148,17 @@ def check_kept(phases: Sequence[Phase], train: Train, per_epoch: int) -> None:
         elif isinstance(phase, Retrain):
             wish = phase.technique
             epoch, step = techniques.start(phase, train.epochs, per_epoch)
-        if step and step not in train.keep_steps:
+        if step and step not in {*train.keep_steps, *parts}:
             raise PlanError(
                 f"{wish} starts from step {step}, which the training does not keep "
                 f"(keep_steps = {list(train.keep_steps)}); add --set train.keep_steps={sorted({*train.keep_steps, step})}"
             )
         if step == 0:
             epoch = 0
-        if epoch is not None and epoch not in train.keep_epochs:
+        at = point(epoch, train.epochs, per_epoch) if isinstance(epoch, float) else None
+        if epoch is not None and epoch not in train.keep_epochs and at not in {*train.keep_steps, *parts}:
+            which = f"{epoch}" if at is None else f"{epoch} (step {at})"
             raise PlanError(
-                f"{wish} starts from epoch {epoch:g}, which the training does not keep "
+                f"{wish} starts from epoch {which}, which the training does not keep "
                 f"(keep_epochs = {list(train.keep_epochs)}); add --set train.keep_epochs={sorted({*train.keep_epochs, epoch})}"
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruning.engine import decide
 from pruning.engine.fitting import fit_in, masked_state, optimizer_state, split_state
 from pruning.engine.impact import impact
+from pruning.engine.lookahead import check_points
 from pruning.engine.results import load_state, measure, metric_on_test, summarize
 from pruning.engine.session import Session, Workbench
 from pruning.events import PhaseStarted
@@ -56,10 +57,7 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
     prunable(network, phase.exclude)  # refuses a network in which nothing can be pruned or counted
     steps = job.bench.data.steps_per_epoch(phase.batch_size)
     total = in_steps(phase.epochs, steps)
-    if late := [k for k in phase.keep_steps if k > total]:
-        raise PlanError(f"keep_steps {late[0]} lies beyond the last step, {total}")
-    if beyond := [epoch for epoch in (*phase.keep_epochs, *phase.milestones) if epoch * steps > total]:
-        raise PlanError(f"epoch {beyond[0]:g} of keep_epochs or milestones lies beyond the last step, {total}")
+    check_points(phase, steps)
     method = methods.for_training(phase, steps)
     extra = method.attach(network)
     lr = dense_schedule(phase, steps)

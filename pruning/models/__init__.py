@@ -115,9 +115,19 @@ def family(name: str) -> Callable[..., nn.Module]:
     """Returns the function of (shape, classes, options) that builds the network `name`; raises PlanError for others."""
     for pattern, builder in FAMILIES:
         match = re.fullmatch(pattern, name)
+        if match and ":" not in name:
+            _check_sizes(name)
         if match:
             return functools.partial(builder, *match.groups())
     raise PlanError(
         f"model '{name}' is unknown{suggest(name, MODELS)}; allowed: {', '.join(MODELS)}, "
         "torchvision:NAME, timm:NAME, file.py:function or package.module:function"
     )
+
+
+def _check_sizes(name: str) -> None:
+    """Raises PlanError where a number in a network's name is none that a network can have."""
+    most = 99_999 if name.startswith("lenet") else 2_000  # units, or layers and factors of width
+    for number in re.findall("[0-9]+", name):
+        if len(number) > 5 or int(number) > most or (name.startswith("lenet") and not int(number)):
+            raise PlanError(f"model '{name[:40]}' is of no size that a network can have: numbers up to {most:,}")

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from pruning.errors import PlanError, suggest
+from pruning.plan.lengths import shown
 from pruning.plan.names import PHASE_NAMES
 
 
@@ -43,7 +44,10 @@ def explain(error: ValidationError, kind: type[BaseModel] | None = None) -> str:
         elif item["type"] == "value_error":
             lines.append(str(item["ctx"]["error"]) if "ctx" in item else item["msg"])
         else:
-            lines.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, not {given!r}")
+            number = isinstance(given, (int, float)) and not isinstance(given, bool)
+            percent = number and "sparsity" in where and 1 < given < 100
+            hint = f" (did you mean {given / 100:g}?)" if percent else ""
+            lines.append(f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, not {shown(given)}{hint}")
     return "; ".join(dict.fromkeys(lines))
 
 

@@ -23,6 +23,8 @@ def parse_value(text: str) -> Any:
         if text in ("none", "null", "None"):
             return None
         return text
+    except (RecursionError, ValueError):
+        raise PlanError(f"'{text[:40]}...' is nested too deeply, or holds a number of too many digits") from None
 
 
 def parse_set(pairs: Iterable[str]) -> dict[str, Any]:
@@ -35,6 +37,8 @@ def parse_set(pairs: Iterable[str]) -> dict[str, Any]:
             raise PlanError(f"--set takes key=value, not '{pair}'")
         if key in out:
             raise PlanError(f"--set gives '{key}' twice")
+        if key.rpartition(".")[2] in ("model_code", "data_code", "phase", "code"):
+            raise PlanError(f"'{key}' follows from other settings and cannot be set")
         out[key] = parse_value(value.strip())
     return out
 

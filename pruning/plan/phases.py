@@ -47,7 +47,7 @@ class Train(Settings):
     normalize: Literal["default", "channel", "image", "none"] = "default"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     epochs: Length = 160
-    batch_size: Annotated[int, Field(ge=1)] = 128
+    batch_size: Annotated[int, Field(ge=1, le=2**24)] = 128
     optimizer: Annotated[str, named("optimizer")] = "sgd"
     lr: Positive = 0.1
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9

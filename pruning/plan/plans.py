@@ -14,19 +14,22 @@ from pruning.plan.lengths import Length, said
 from pruning.plan.phases import Phase, Prune, Retrain, Train
 from pruning.plan.rules import Settings
 
+MOST_CYCLES = 1000
+
 
 class Iterate(Settings):
     """Cycles of pruning and retraining up to `sparsity`: expanded into its phases when a plan is read.
 
     With `cycles` J the density after cycle j is d^(j/J); with `rate` p it is (1-p)^j, the last cycle ending on the goal.
-    A `budget` is shared out over the retrainings, floor(budget / J) epochs each and the rest to the last; `fresh_optimizer`
+    A `budget` is shared out over the retrainings: whole epochs or steps as floor(budget / J) each and the rest to the last,
+    others evenly; `fresh_optimizer`
     resets the momenta before the first retraining alone (both as in Zimmer et al. 2023, their code).
     """
 
     phase: Literal["iterate"] = "iterate"
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)]
     rate: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
-    cycles: Annotated[int, Field(ge=1)] | None = None
+    cycles: Annotated[int, Field(ge=1, le=MOST_CYCLES)] | None = None
     budget: Length | None = None
     fresh_optimizer: bool = False
     prune: dict[str, Any] = Field(default={})
@@ -55,6 +58,8 @@ class Iterate(Settings):
         else:
             rate = 0.2 if self.rate is None else self.rate
             cycles = max(1, math.ceil(math.log(goal / start) / math.log(1.0 - rate) - 1e-9))
+            if cycles > MOST_CYCLES:
+                raise PlanError(f"rate {rate:g} takes {cycles:,} cycles to the goal; allowed are up to {MOST_CYCLES:,}")
             ladder = [start * (1.0 - rate) ** j for j in range(1, cycles)]
         return [*ladder, goal]
 

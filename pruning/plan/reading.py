@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -31,9 +32,11 @@ def read_plan(name_or_path: str) -> tuple[dict[str, Any], str, str]:
             raise PlanError(f"plan '{name_or_path}' cannot be read: {error}") from None
         return read_toml(text, f"plan '{name_or_path}'"), path.stem, name_or_path
     if name_or_path not in recipe_names():
+        near = difflib.get_close_matches(name_or_path, recipe_names(), n=4, cutoff=0.4)
+        nearest = f"; allowed: {', '.join(near)} ..." if near else ""
         raise PlanError(
-            f"recipe '{name_or_path}' is unknown{suggest(name_or_path, recipe_names())}; "
-            f"allowed: {', '.join(recipe_names())}, or a path that ends in .toml"
+            f"recipe '{name_or_path}' is unknown{suggest(name_or_path, recipe_names())}{nearest} "
+            "(prune list recipes names all), or a path that ends in .toml"
         )
     text = resources.files("pruning.plan.recipes").joinpath(f"{name_or_path}.toml").read_text()
     source = f"recipe '{name_or_path}'"
@@ -51,6 +54,8 @@ def read_toml(text: str, what: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise PlanError(f"{what} is not valid TOML: {error}") from None
+    except (RecursionError, ValueError):
+        raise PlanError(f"{what} is nested too deeply, or holds a number of too many digits") from None
 
 
 def make_plan(table: Mapping[str, Any], name: str, source: str) -> Plan:

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import types
+import typing
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from pruning.plan.lengths import shown
 from pruning.registry import table
 
 
 class Settings(BaseModel):
+    """Settings that admit no unknown key, and take no word or truth value for a number."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _uncoerced(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            kinds = _kinds(field.annotation) if field is not None else set()
+            if isinstance(value, (bool, str)) and kinds & {int, float} and type(value) not in kinds:
+                raise ValueError(f"{name} takes a number, not {shown(value)}")
+            if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
+                raise ValueError(f"{name} takes a number below 2^63, not {shown(value)}")
+        return values
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Returns the types that an annotation admits, those of a union one by one."""
+    args = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _kinds(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return {kind for arg in args for kind in _kinds(arg)}
+    return {annotation}
 
 
 def check_method(phase: Any, otherwise: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pruning.errors import PlanError
-from pruning.plan.lengths import in_steps, known_epochs, said
+from pruning.plan.lengths import in_steps, known_epochs, ratio, said
 from pruning.plan.phases import Retrain
 from pruning.registry import Entry, Registry
 
@@ -92,18 +92,26 @@ def start_epoch(phase: Retrain, original: int | float | str) -> int | float | No
     if own is None or whole is None:
         raise PlanError(
             f"{phase.technique} for {said(length(phase, original))} of a training of {said(original)} starts from a step that "
-            "depends on the data: give both lengths in epochs, which may be fractions"
+            "depends on the data: give both lengths in epochs, which may be fractions, or both in steps"
         )
     return max(0, _whole(whole - own))
 
 
-def start(phase: Retrain, original: int | float | str, per_epoch: int) -> tuple[int | float | None, int | None]:
-    """Returns the (epoch, step) of the dense training whose state the retraining starts from; both None where from none."""
+def start(
+    phase: Retrain, original: int | float | str, per_epoch: int | None = None
+) -> tuple[int | float | None, int | None]:
+    """Returns the (epoch, step) of the dense training whose state the retraining starts from; both None where from none.
+
+    Raises PlanError where it takes the steps of an epoch to know, as one length is in steps and the other in epochs.
+    """
     if phase.rewind_step is not None or not rewinds(phase):
         return None, phase.rewind_step
-    if epochs(phase, original) is not None and known_epochs(original) is not None:
+    own = length(phase, original)
+    if isinstance(own, str) and isinstance(original, str):
+        return None, max(0, in_steps(original, 1) - in_steps(own, 1))
+    if per_epoch is None or ratio(own, original) is not None:
         return start_epoch(phase, original), None
-    begin = max(0, in_steps(original, per_epoch) - steps(phase, original, per_epoch))
+    begin = max(0, in_steps(original, per_epoch) - in_steps(own, per_epoch))
     return (begin // per_epoch, None) if begin % per_epoch == 0 else (None, begin)
 
 

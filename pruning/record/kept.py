@@ -15,45 +15,46 @@ def kept_state(root: Path, epoch: int | float | None, step: int | None, wish: st
     """
     if epoch is None and step is None:
         return None
-    path = root / state_file(root, epoch, step)
+    path = root / (state_file(root, epoch or 0) if step is None else runs.step_file(step))
     if path.is_file():
         return path
     what, point = ("step", step) if step is not None else ("epoch", epoch)
-    found = runs.kept_steps(root) if step is not None else runs.kept_epochs(root)
+    steps = ", ".join(map(str, runs.kept_steps(root))) or "none"
+    epochs = ", ".join(map(str, runs.kept_epochs(root))) or "none"
+    place, kept = str(point), steps if step is not None else epochs
+    if isinstance(epoch, float):
+        place, kept = f"{epoch} (step {_step(root, epoch)})", f"epochs {epochs}; steps {steps}"
     raise PlanError(
-        f"{wish} {what} {point} of '{root}', which was not kept (kept: {', '.join(map(str, found)) or 'none'}); "
-        f"train with --set keep_{what}s=[{point}]"
+        f"{wish} {what} {place} of '{root}', which was not kept (kept: {kept}); train with --set keep_{what}s=[{point}]"
     )
 
 
-def state_file(root: Path, epoch: int | float | None, step: int | None) -> str:
-    """Returns the name of the file that holds the state after so many epochs, which may be a fraction, or steps."""
-    if step is None and isinstance(epoch, float):
-        step = round(epoch * steps_per_epoch(root))
-    return runs.epoch_file(int(epoch or 0)) if step is None else runs.step_file(step)
+def state_file(root: Path, epoch: int | float) -> str:
+    """Returns the name of the file that a training keeps the state in after so many epochs, which may be a fraction."""
+    return runs.epoch_file(epoch) if isinstance(epoch, int) else runs.step_file(_step(root, epoch))
 
 
 def steps_per_epoch(root: Path) -> int:
-    """Returns how many steps an epoch of the training had, as its log says."""
+    """Returns how many steps an epoch of the finished training had."""
     log = runs.log(root)
-    if not log or (len(log) == 1 and _short(root)):
-        raise PlanError(f"the log of run '{root}' holds no whole epoch, so that no part of one is known")
-    return int(log[0]["step"])
+    if not log or not runs.is_done(root):
+        raise PlanError(
+            f"run '{root}' has no log of a finished training, so that the steps of its epochs are not known"
+        )
+    return round(log[-1]["step"] / runs.read_summary(root)["epochs"])
 
 
-def _short(root: Path) -> bool:
-    """Returns whether the training may have ended before its first epoch did."""
-    whole = lengths.known_epochs(runs.train_settings(root).epochs)
-    return whole is None or whole < 1
+def _step(root: Path, epoch: int | float) -> int:
+    return lengths.point(epoch, runs.train_settings(root).epochs, steps_per_epoch(root))
 
 
 def find_state(phase: Retrain, root: Path, original: int | float | str) -> Path | None:
     """Returns the file that holds the state to rewind to, or None; raises PlanError where that state was not kept."""
     wish = f"{phase.technique} starts from"
+    own = techniques.length(phase, original)
     if phase.rewind_step is None:
-        wish = f"{phase.technique} for {lengths.said(techniques.length(phase, original))} starts from"
+        wish = f"{phase.technique} for {lengths.said(own)} starts from"
     if not techniques.rewinds(phase):
         return kept_state(root, None, phase.rewind_step, wish)
-    both = (techniques.epochs(phase, original), lengths.known_epochs(original))
-    per_epoch = steps_per_epoch(root) if None in both else 1  # of no account where both are in epochs
-    return kept_state(root, *techniques.start(phase, original, per_epoch), wish)
+    mixed = lengths.ratio(own, original) is None  # one in steps, the other in epochs
+    return kept_state(root, *techniques.start(phase, original, steps_per_epoch(root) if mixed else None), wish)

@@ -116,7 +116,9 @@ def check_run(run: Path, done: bool = True) -> Path:
     if not run.exists():
         raise PlanError(f"run '{run}' does not exist")
     if not is_run(run):
-        raise PlanError(f"'{run}' is no run folder: it has no {PHASE}")
+        inside = sum(is_run(folder) for folder in run.iterdir()) if run.is_dir() else 0
+        more = f"; it holds {inside} runs, which `prune list runs --out {run}` shows" if inside else ""
+        raise PlanError(f"'{run}' is no run folder: it has no {PHASE}{more}")
     if done and not is_done(run):
         raise PlanError(f"run '{run}' has not finished; the command that started it continues it")
     return run

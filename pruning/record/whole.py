@@ -70,7 +70,7 @@ def intact(run: Path, phase: Phase) -> bool:
         return False
     if not isinstance(phase, Train):
         return True
-    names = [kept.state_file(run, epoch, None) for epoch in phase.keep_epochs]
+    names = [kept.state_file(run, epoch) for epoch in phase.keep_epochs]
     return all((run / name).is_file() for name in (*names, *map(runs.step_file, phase.keep_steps)))
 
 

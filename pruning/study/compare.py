@@ -173,6 +173,7 @@ def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
         "speedup": last["speedup"],
         "sparsity": last["sparsity"],
         "stability": None if before is None else stability(before, after),
+        "epochs": lengths.total(summary["epochs"] for summary in summaries),
         "run": str(folders[-1]),
     }
 
@@ -180,7 +181,8 @@ def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
 def _row(plan: Plan, goal: float | None, results: list[dict[str, Any]]) -> dict[str, Any]:
     spreads = {key: over_seeds([r[key] for r in results]) for key in MEASURED}
     parts = [phase.epochs or plan.train.epochs for phase in plan.phases if not isinstance(phase, Prune)]
-    epochs = parts[0] if len(parts) == 1 else lengths.total(parts)
+    in_steps = any(isinstance(length, str) for length in parts)
+    epochs = results[0]["epochs"] if in_steps else lengths.total(parts)
     runs_of = [r["run"] for r in results]
     return {
         "plan": plan.name,

@@ -23,6 +23,9 @@ from pruning.seeds import derive
 from pruning.training.methods.base import Method
 from pruning.training.optim import mask_gradients
 from pruning.training.tasks.base import Task
+from pruning.value_range import finite
+
+DIVERGED = "training diverged: the loss is {loss} in epoch {epoch}; lower the learning rate"
 
 
 def fit(
@@ -88,7 +91,12 @@ def fit(
                         mask_gradients(model, method.masks)
                     nn.utils.clip_grad_norm_(weights, clip_norm)
                 optimizer.step()
-                method.after_step(step)
+                try:
+                    method.after_step(step)
+                except PlanError:
+                    if not bool(torch.isfinite(loss)) or not all(map(finite, weights)):
+                        raise PlanError(DIVERGED.format(loss=loss.item(), epoch=epoch + 1)) from None
+                    raise
                 with torch.no_grad():
                     tally = trees.add(tally, task.tally(output, y))
                 counted = counted + count
@@ -102,9 +110,7 @@ def fit(
             train_loss = total.item() / max(float(counted), 1.0)  # the one wait for the device in an epoch
             trained = time.perf_counter() - started
             if not torch.isfinite(torch.tensor(train_loss)):
-                raise PlanError(
-                    f"training diverged: the loss is {train_loss} in epoch {epoch + 1}; lower the learning rate"
-                )
+                raise PlanError(DIVERGED.format(loss=train_loss, epoch=epoch + 1))
             record: dict[str, Any] = {"epoch": epoch + 1, "step": step, "lr": rate, "train_loss": train_loss}
             record |= scored(task, "train", metric_of(task, tally, float(counted))) | scored(task, "val", None)
             record |= {"val_loss": None}

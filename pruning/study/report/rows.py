@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.plan import PlanError, lengths, suggest
-from pruning.record import runs
+from pruning.record import kept, runs
 
 STUDIES = "studies"
 EPOCHS = ("retrain.epochs", "epochs")
@@ -130,6 +130,9 @@ def of_study(record: Path) -> Section:
                 not goal["sparsity"] and summary is not None
             ):  # by rates of filters or a method's settings: what came of it
                 goal = {**goal, "sparsity": summary["sparsity"]}
+            steps = goal.get("retrain_steps", 0)
+            goal = {key: value for key, value in goal.items() if key != "retrain_steps"}
+            goal["retrain_epochs"] += _in_epochs(steps, out / run) or _in_epochs(steps, root)
             row = Row(point["labels"], point["seed"], run, **goal, summary=summary, folder=out / run)
             rows.setdefault((run, str(_series(point["labels"]))), row)
     told = ("summary", "citation", "source", "notes")
@@ -138,6 +141,14 @@ def of_study(record: Path) -> Section:
         {key: study[key] for key in told if study[key]}, study["convention"], tuple(study["best_over"]),
         tuple(study["figures"]), study["scale"],
     )  # fmt: skip
+
+
+def _in_epochs(steps: int, folder: Path) -> float:
+    """Returns the epochs that steps are in the run's training; 0 where that is not known."""
+    if not steps or not runs.is_run(folder):
+        return 0
+    root = runs.history(folder)[0]
+    return round(lengths.in_epochs(steps, kept.steps_per_epoch(root)), 6) if runs.is_done(root) else 0
 
 
 def _series(labels: dict[str, Any]) -> dict[str, Any]:
@@ -174,7 +185,8 @@ def of_runs(folders: list[Path]) -> list[Section]:
         labels = {f"{kind}.{key}": kinds.get(kind, {}).get(key) for kind, key in SETTINGS}
         asked = prunings[-1]["sparsity"] if prunings else 0.0
         sparsity = asked or float(summary["sparsity"])  # by rates of filters, or a training's: what came of it
-        retrained = lengths.total(phase["epochs"] for phase in chain if phase["phase"] == "retrain")
+        parts = [phase["epochs"] for phase in chain if phase["phase"] == "retrain"]
+        retrained = lengths.total(parts) + _in_epochs(lengths.total_steps(parts), folder)
         row = Row(labels, summary["seed"], folder.name, sparsity, retrained, len(prunings), summary, folder)
         rows.setdefault(Metric.of(summary), []).append(row)
     if not rows:

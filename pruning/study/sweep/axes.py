@@ -8,6 +8,7 @@ from typing import Any
 
 from pruning.plan import PHASES, Iterate, PlanError, suggest
 
+MOST = 10_000  # values on an axis
 KINDS = (*PHASES, "iterate")
 
 
@@ -109,6 +110,8 @@ def _range(name: str, spec: dict[str, Any]) -> list[Any]:
         raise PlanError(f"axis '{name}': range = [first, last, step] with a step above 0, not {given!r}")
     first, last, step = given
     count = max(0, int((last - first) / step + 1e-9) + 1) if last >= first else 0
+    if count > MOST:
+        raise PlanError(f"axis '{name}': the range has {count:,} values; allowed are up to {MOST:,}")
     values = [first + i * step for i in range(count)]
     return values if all(isinstance(v, int) for v in given) else [round(v, 12) for v in values]
 
@@ -118,6 +121,10 @@ def _ladder(name: str, spec: dict[str, Any]) -> list[float]:
     given = spec["ladder"]
     if not isinstance(given, dict) or given.keys() != {"start", "ratio", "count"}:
         raise PlanError(f"axis '{name}': ladder = {{ start = 0.8, ratio = 0.8, count = 10 }}, not {given!r}")
+    if not all(is_number(value) for value in given.values()) or type(given["count"]) is not int:
+        raise PlanError(f"axis '{name}': a ladder takes numbers, its count a whole one, not {given!r}")
+    if not 0 <= given["count"] <= MOST:
+        raise PlanError(f"axis '{name}': the ladder has {given['count']:,} values; allowed are up to {MOST:,}")
     return [round(given["start"] * given["ratio"] ** k, 12) for k in range(given["count"])]
 
 

@@ -144,9 +144,7 @@ def _start(phase: Phase, train: Train) -> tuple[Any, Any]:
     """Returns the (epoch, step) of the training whose state the phase starts from, both None where it starts from none."""
     if isinstance(phase, Prune):
         return phase.at_epoch, phase.at_step
-    return (
-        (techniques.start_epoch(phase, train.epochs), phase.rewind_step) if isinstance(phase, Retrain) else (None, None)
-    )
+    return techniques.start(phase, train.epochs) if isinstance(phase, Retrain) else (None, None)
 
 
 def _train(point: Point) -> Train:

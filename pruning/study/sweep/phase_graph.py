@@ -29,13 +29,11 @@ class Node:
     train: Train
 
     @property
-    def epochs(self) -> float:
-        """Returns how many epochs the phase runs; 0 of a pruning, 1 where a length is in steps."""
+    def epochs(self) -> float | None:
+        """Returns how many epochs the phase runs; 0 of a pruning, None where a length is in steps."""
         if isinstance(self.phase, Retrain):
-            found = techniques.epochs(self.phase, self.train.epochs)
-        else:
-            found = lengths.known_epochs(self.phase.epochs) if isinstance(self.phase, Train) else 0
-        return 1 if found is None else found
+            return techniques.epochs(self.phase, self.train.epochs)
+        return lengths.known_epochs(self.phase.epochs) if isinstance(self.phase, Train) else 0
 
 
 @dataclass
@@ -208,11 +206,14 @@ def write_record(study: Study, points: Sequence[Point], graph: Graph, out: Path,
 
 
 def _goal(graph: Graph, chain: list[str], result: str) -> dict[str, Any]:
-    """Returns what a result was asked for: its sparsity, its cycles and its retraining epochs, known before it is run."""
+    """Returns what a result was asked for: its sparsity, its cycles and its retraining, known before it is run."""
     nodes = [graph.nodes[folder] for folder in chain[: chain.index(result) + 1]]
     prunings = [node.phase for node in nodes if isinstance(node.phase, Prune)]
+    retrainings = [node.phase.epochs for node in nodes if isinstance(node.phase, Retrain)]
+    steps = lengths.total_steps(retrainings)
     return {
         "sparsity": prunings[-1].sparsity if prunings else nodes[0].train.sparsity or 0.0,
         "cycles": len(prunings),
-        "retrain_epochs": lengths.total(node.phase.epochs for node in nodes if isinstance(node.phase, Retrain)),
+        "retrain_epochs": lengths.total(retrainings),
+        **({"retrain_steps": steps} if steps else {}),
     }

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from pruning.plan import Train
+from pruning.plan import Prune, Train
 from pruning.record import runs
 from pruning.study.sweep import phase_graph as graphs
 from pruning.study.sweep.phase_graph import Graph, Node
+from pruning.study.sweep.presence import Presence
 from pruning.study.sweep.study import Study
 
 POLL_SECONDS = 0.5
@@ -40,7 +41,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Status:
-    """Where a study stands. Epochs and seconds are of what has to be run; `seconds_left` is None before anything is known."""
+    """Where a study stands. Epochs and seconds are of what has to be run; `seconds_left` is None before anything is known.
+
+    A phase whose length is in steps counts as one epoch until it says how many it has; `unknown` are those to come.
+    """
 
     phases: int
     done: int
@@ -48,8 +52,9 @@ class Status:
     blocked: int
     epochs: float
     epochs_done: float
-    running: dict[str, tuple[int, float]] = field(default_factory=dict)  # folder: (epoch, epochs)
+    running: dict[str, tuple[float, float]] = field(default_factory=dict)  # folder: (epoch, epochs)
     seconds_left: float | None = None
+    unknown: int = 0
 
 
 @dataclass
@@ -75,7 +80,8 @@ class Sweep:
         self.outcome = Outcome(failed={folder: str(record["error"]) for folder, record in known.items()})
         self.blocked = {child for folder in known for child in graphs.descendants(graph, folder)}
         self.running: dict[str, int] = {}  # folder: epoch
-        self.total_epochs = sum(graph.nodes[folder].epochs for folder in self.todo)
+        self.asked = sorted(self.todo)
+        self._known: dict[str, float] = {}  # epochs of phases whose length is in steps
         self._rates: dict[tuple[str, str], list[float]] = {}  # seconds per epoch of finished runs
         self._others: list[float] = []  # seconds of finished prunings
         for folder, node in graph.nodes.items():
@@ -86,13 +92,18 @@ class Sweep:
         """Returns the outcome when all that can be done is done; `where` holds device, data_dir and trust_code."""
         for folder in self.outcome.failed:
             tell(Message("failed", folder, f"failed before: {self.outcome.failed[folder]}"))
+        presence = Presence(self.out)
+        self.todo = graphs.unfinished(self.graph, self.out)  # another sweep may have dropped or finished some meanwhile
         try:
             while self._start(executor, where) or self.running:
                 tell(self.status(executor.slots))
                 for message in executor.poll(POLL_SECONDS):
                     self._heard(message, tell)
+                self._drop(presence)
+            self._drop(presence)
         finally:
             executor.close()
+            presence.end()
         self.outcome.blocked = sorted(self.blocked & self.todo)
         tell(self.status(executor.slots))
         return self.outcome
@@ -129,6 +140,8 @@ class Sweep:
         folder, kind = message["folder"], message["kind"]
         if kind == "epoch":
             self.running[folder] = message["epoch"]
+            if "epochs" in message:
+                self._known[folder] = message["epochs"]
         elif kind == "warning":
             tell(Message("warning", folder, message["text"]))
         elif kind == "done":
@@ -148,8 +161,17 @@ class Sweep:
         self.outcome.ran.append(folder)
         graphs.forget_failure(self.out, folder)
         self._learn(self.graph.nodes[folder])
-        for name in graphs.droppable(self.study, self.graph, self.todo):
-            graphs.drop_tensors(self.out, name)
+
+    def _drop(self, presence: Presence) -> None:
+        """Drops the tensors that nothing needs any more, left by an earlier sweep too; not while another sweep may need them."""
+        wanted = [name for name in graphs.droppable(self.study, self.graph, self.todo) if self._holds(name)]
+        if wanted:
+            with presence.alone() as alone:
+                for name in wanted if alone else ():
+                    graphs.drop_tensors(self.out, name)
+
+    def _holds(self, name: str) -> bool:
+        return runs.is_done(self.out / name) and any((self.out / name).glob("*.safetensors"))
 
     # --- how long ------------------------------------------------------------------------------------------------------------
 
@@ -157,16 +179,24 @@ class Sweep:
         summary = runs.read_summary(self.out / node.folder)
         if summary.get("seconds") is None:
             return
-        if node.epochs:
-            self._rates.setdefault(_kind(node), []).append(summary["seconds"] / node.epochs)
-        else:
+        if isinstance(node.phase, Prune):
             self._others.append(summary["seconds"])
+        else:
+            self._known[node.folder] = summary["epochs"]
+            self._rates.setdefault(_kind(node), []).append(summary["seconds"] / self._epochs(node.folder))
+
+    def _epochs(self, folder: str) -> float:
+        found = self.graph.nodes[folder].epochs
+        return self._known.get(folder, 1) if found is None else found
+
+    def _left(self, folder: str, epoch: int) -> float:
+        return max(0, self._epochs(folder) - epoch)  # the last epoch may be a part of one
 
     def _seconds(self, node: Node, epoch: int) -> float | None:
-        if not node.epochs:
+        if isinstance(node.phase, Prune):
             return statistics.median(self._others) if self._others else 0.0
         rates = self._rates.get(_kind(node))
-        return statistics.median(rates) * (node.epochs - epoch) if rates else None
+        return statistics.median(rates) * self._left(node.folder, epoch) if rates else None
 
     def status(self, slots: int) -> Status:
         """Returns where the study stands; the time left is that of `slots` busy workers, or of the longest chain if longer."""
@@ -178,17 +208,18 @@ class Sweep:
             for folder, node in self.graph.nodes.items():
                 chain[folder] = chain.get(node.parent, 0.0) + (seconds.get(folder) or 0.0)
             total = max(sum(value or 0.0 for value in seconds.values()) / slots, max(chain.values(), default=0.0))
-        remaining = sum(self.graph.nodes[folder].epochs - epoch for folder, epoch in left.items())
-        lost = sum(self.graph.nodes[f].epochs for f in self.todo if f not in left)
+        remaining = sum(self._left(folder, epoch) for folder, epoch in left.items())
+        total_epochs = sum(self._epochs(folder) for folder in self.asked if folder not in self.todo or folder in left)
         return Status(
             phases=len(self.graph.nodes),
             done=len(self.graph.nodes) - len(self.todo),
             failed=len(self.outcome.failed),
             blocked=len(self.blocked & self.todo),
-            epochs=self.total_epochs - lost,
-            epochs_done=self.total_epochs - lost - remaining,
-            running={folder: (epoch, self.graph.nodes[folder].epochs) for folder, epoch in self.running.items()},
+            epochs=total_epochs,
+            epochs_done=total_epochs - remaining,
+            running={f: (min(epoch, self._epochs(f)), self._epochs(f)) for f, epoch in self.running.items()},
             seconds_left=total,
+            unknown=sum(self.graph.nodes[f].epochs is None and f not in self._known for f in left),
         )
 
 

@@ -30,8 +30,8 @@ def run_task(task: dict[str, Any], tell: Any) -> dict[str, Any]:
 
     def heard(event: Event) -> None:
         match event:
-            case PhaseStarted(epoch=epoch):
-                tell({"kind": "epoch", "epoch": epoch})
+            case PhaseStarted(epoch=epoch, epochs=epochs):
+                tell({"kind": "epoch", "epoch": epoch, "epochs": epochs})
             case EpochDone(record=record):
                 tell({"kind": "epoch", "epoch": record["epoch"]})
             case Warned(text=text):

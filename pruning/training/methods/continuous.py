@@ -11,6 +11,7 @@ decay (`decay_in_loss`); Savarese et al. do neither, which is the default. Their
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -89,7 +90,7 @@ class CS(Reparametrized):
         """Raises beta for the next step; after the last one it is the final value."""
         done = step + 1
         if self.options.anneal == "epoch":
-            epochs = self.budget.total_steps // self.budget.steps_per_epoch
+            epochs = math.ceil(self.budget.total_steps / self.budget.steps_per_epoch)
             share = min(done // self.budget.steps_per_epoch / max(epochs - 1, 1), 1.0)
         else:
             share = done / self.budget.total_steps

@@ -202,7 +202,7 @@ def _check(
         raise PlanError(
             f"warmup_steps must lie in [0, {total_steps}), the original training's steps, not {warmup_steps}"
         )
-    if entry.impact and (impact is None or not math.isfinite(impact) or impact < 0):
+    if entry.impact and (impact is None or not math.isfinite(impact) or not 0 <= impact <= 1):
         raise PlanError(
             f"retraining schedule '{name}' needs the impact d1 of the pruning, a number from 0 to 1, not {impact}"
         )
