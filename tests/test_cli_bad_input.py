@@ -22,7 +22,7 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
     "train digits --modle lenet-5": (2, ("No such option: --modle", "--model")),
     "train digits --epochs many": (1, ("epochs takes a number of epochs above 0", "'many'")),
     "train digits --epochs 500images": (1, ("epochs takes a number of epochs above 0", "500 steps", "'500images'")),
-    "train digits --epochs nan": (1, ("epochs takes a number of epochs above 0", "'nan'")),
+    "train digits --epochs nan": (1, ("epochs takes a number of epochs above 0", "not nan")),
     "train digits --epochs 20steps": (1, ("keep_epochs 10, milestones 20 in epochs of 21 steps", "set keep_epochs and milestones")),
     "train digits digits": (2, ("unexpected extra argument",)),
     "prune DENSE": (2, ("Missing option '--sparsity'",)),

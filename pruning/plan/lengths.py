@@ -46,9 +46,9 @@ def _checked(value: Any, info: ValidationInfo) -> int | float | str:
 
 def _epoch(value: Any, info: ValidationInfo) -> int | float:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if plain and math.isfinite(value) and value >= 0:
+    if plain and 0 <= value <= MOST_EPOCHS:
         return int(value) if value == int(value) else float(value)
-    raise ValueError(f"{info.field_name} takes epochs from 0, such as 10 or 0.25, not {value!r}")
+    raise ValueError(f"{info.field_name} takes epochs from 0, such as 10 or 0.25, not {shown(value)}")
 
 
 Epoch = Annotated[int | float, BeforeValidator(_epoch)]  # a point of a training, after so many epochs
