@@ -96,7 +96,8 @@ def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> 
     from pruning.flops import count_macs
 
     network = engine.load_model(folder, trust_code=trust_code)
-    example = trees.of_shape(runs.read_summary(folder)["input"])
+    summary = runs.read_summary(folder)
+    example = trees.blank(summary["input"], summary.get("input_types"))
     return count_macs(network, example, convention=convention)
 
 

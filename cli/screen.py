@@ -16,7 +16,7 @@ from rich.text import Text
 from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted, Warned
 from pruning.events import Progress as Advanced
 
-from .screen_tables import duration, metric, percent
+from .screen_tables import duration, metric, metric_name, percent
 
 PLAIN_WIDTH = 200  # of a log file: a table's line is not broken at a terminal's edge that is not there
 
@@ -71,9 +71,9 @@ class Screen:
                 self._started(event)
             case Advanced(done=done, total=total, unit=unit):
                 self._bar(done, total, unit)
-            case EpochDone(record=record):
+            case EpochDone():
                 if self.present is not None:
-                    self.bars.update(self.present, note=_note(record, self.epochs))
+                    self.bars.update(self.present, note=_note(event, self.epochs))
             case Warned(text=text):
                 self.line(f"[yellow]warning:[/] {escape(text)}")
             case PhaseDone():
@@ -153,13 +153,12 @@ class Screen:
         self.console.print(table)
 
 
-def _note(record: dict[str, object], epochs: float) -> str:
+def _note(event: EpochDone, epochs: float) -> str:
+    record, name = event.record, metric_name([{"metric_name": event.metric}], short=True)
     epoch, last = record.get("epoch"), round(epochs, 4)  # the last epoch may be a part of one
     parts = [f"epoch {min(epoch, last) if isinstance(epoch, int) else epoch}/{last}"]
-    for key, name in (("train_loss", "loss"), ("val_accuracy", "val. acc."), ("val_metric", "val. metric")):
-        value = record.get(key)
-        if key == "val_metric" and record.get("val_accuracy") is not None:
-            continue
-        if isinstance(value, float):
-            parts.append(f"{name} {percent(value) if 'accuracy' in key else f'{value:.4f}'}")
+    if (loss := record.get("train_loss")) is not None:
+        parts.append(f"loss {loss:.4f}")
+    if record.get("val_metric", record.get("val_accuracy")) is not None:
+        parts.append(f"val. {name} {metric({**record, 'metric_scale': event.scale}, 1, 'val_metric')}")
     return ", ".join(parts)

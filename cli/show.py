@@ -16,8 +16,6 @@ from .inputs import run_folder
 from .output import emit, emit_json
 from .screen import Screen
 
-CURVES = (("val_accuracy", "validation accuracy"), ("val_metric", "validation metric"), ("train_loss", "training loss"))
-
 
 def show(
     run: options.Run,
@@ -64,10 +62,10 @@ def show(
     if found is not None:
         screen.table(*screen_tables.structure(found))
     log = _log(chain)
-    for key, name in CURVES:
-        points = [(record["phase"], record[key]) for record in log if isinstance(record.get(key), (int, float))]
-        if key == "val_metric" and any(record.get("val_accuracy") is not None for record in log):
-            continue
+    validation = f"validation {screen_tables.metric_name(history)}"
+    for key, name in (("val_metric", validation), ("train_loss", "training loss")):
+        values = [(record["phase"], record.get(key, record.get(key.replace("metric", "accuracy")))) for record in log]
+        points = [(phase, value) for phase, value in values if isinstance(value, (int, float))]
         if len(points) > 1:
             spans = [f"{phase} {sum(1 for _ in group)}" for phase, group in itertools.groupby(p for p, _ in points)]
             title = f"{name} after each epoch ({', '.join(spans)})"

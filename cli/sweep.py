@@ -18,7 +18,7 @@ from pruning.study.sweep.executors import EXECUTORS, Place
 from . import options
 from .output import emit, emit_json
 from .screen import Screen
-from .screen_tables import Table, duration, percent
+from .screen_tables import Table, duration, metric, percent
 
 STUDY = "Study"
 
@@ -228,7 +228,7 @@ class _View:
         count = f"[{self.status.done + (message.kind == 'done')}/{self.status.phases}] " if self.status else ""
         if message.kind == "done":
             result = runs.read_summary(self.out / message.folder)
-            facts = f"accuracy {percent(result['accuracy'], 2)}, sparsity {percent(result['sparsity'])}"
+            facts = f"{result['metric_name']} {metric(result)}, sparsity {percent(result['sparsity'])}"
             self.screen.plain([f"{count}{message.folder}: {facts}, {duration(result['seconds'])}"])
         else:
             self.screen.plain([f"{count}{message.kind}: {message.folder}: {message.text}"])

@@ -30,9 +30,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """The line that went to log.jsonl: epoch, step, lr, train_loss, val_accuracy, density, seconds, images_per_second ..."""
+    """The line that went to log.jsonl: epoch, step, lr, train_loss, val_metric, density, seconds, images_per_second ...
+
+    `metric` is the name of its metric, `scale` times which it is printed; 100: percent.
+    """
 
     record: dict[str, Any]
+    metric: str = "accuracy"
+    scale: float = 100.0
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def test_a_model_may_take_several_inputs(prune: Prune, folder: Path, kind: str) 
     [
         (
             ("--model", "seg.py:coarse", "--data", "seg.py:squares"),
-            ("model 'seg.py:coarse' returns", "'Segmentation' cannot"),
+            ("seg.py:coarse' returns", "'Segmentation' cannot"),
         ),
         (
             ("--model", "seg.py:net", "--data", "seg.py:squares", "--set", "task=classification"),

@@ -1,59 +1,21 @@
-"""A data set whose items are made one by one (torch.utils.data.Dataset), in worker processes where that is asked for.
-
-Each item's random choices are seeded by (seed, epoch, index), so that a training is the same with any number of
-workers and after any interruption. PRUNE_WORKERS sets the number of worker processes; it changes no result.
-"""
+"""A data set whose items are images with one label each, made one by one (torch.utils.data.Dataset)."""
 
 from __future__ import annotations
 
 import math
-import os
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import Dataset
 
-from pruning import seeds, usercode
+from pruning import seeds
+from pruning.data.items import Items, Loader
 from pruning.data.preparation import Affine, prepare
-from pruning.data.source import PARTS, Pair, check_part, class_balanced
+from pruning.data.source import PARTS, Pair, check_part, class_balanced, drawn
 from pruning.plan import PlanError
 from pruning.value_range import finite
-
-Item = tuple[int, int]  # index, seed
-
-
-class Items(Dataset):
-    """The items of a data set as (x, y) tensors, each made under its own seed; global generators stay as they were."""
-
-    def __init__(self, what: str, dataset: Dataset) -> None:
-        self.what, self.dataset = what, dataset
-
-    def __getitem__(self, item: Item) -> Pair:
-        index, seed = item
-        if get_worker_info():  # a worker's generators are its own
-            usercode.seed_generators(seed)
-            given: Any = self.dataset[index]
-        else:
-            with usercode.seeded(seed):
-                given = self.dataset[index]
-        return _pair(f"{self.what}, item {index}", given)
-
-
-class Order(Sampler):
-    """The items of the coming pass, set before each: a loader whose workers live on takes them from here."""
-
-    def __init__(self) -> None:
-        self.items: list[Item] = []
-
-    def __iter__(self) -> Iterator[Item]:
-        return iter(self.items)
-
-    def __len__(self) -> int:
-        return len(self.items)
 
 
 class ItemData:
@@ -84,13 +46,12 @@ class ItemData:
         self.classes = classes
         self.sizes = {part: len(parts[part][1]) for part in PARTS}
         self._index = {part: index.tolist() for part, (_, index) in parts.items()}
-        self._items = {part: Items(f"data '{name}', {part}", dataset) for part, (dataset, _) in parts.items()}
-        self._items["augmented"] = Items(f"data '{name}', train", augmented or parts["train"][0])
+        self._items = {part: Items(f"data '{name}', {part}", dataset, _pair) for part, (dataset, _) in parts.items()}
+        self._items["augmented"] = Items(f"data '{name}', train", augmented or parts["train"][0], _pair)
         self._labels = labels
         self._device = torch.device(device)
-        self._workers = worker_count(workers)
-        self._loaders: dict[tuple[str, int], tuple[Order, DataLoader]] = {}
-        first = self._stored("train", self._index["train"][:1], 0)[0]
+        self._loader = Loader(self._items, self._device, workers)
+        first = self._loader.some("train", self._index["train"][:1], 0)[0]
         self.shape = tuple(first.shape[1:])
         for part in PARTS:
             self._check(part, first)
@@ -127,8 +88,11 @@ class ItemData:
         if labels is None:
             labels = torch.cat([y.cpu() for _, y in self._load("train", self._index["train"], 256, 0)])
         chosen = [self._index["train"][i] for i in class_balanced(labels, self.classes, per_class, seed).tolist()]
-        x, y = self._stored("train", chosen, 0)
-        return self._prepare.plain(x.to(self._device)), y.to(self._device)
+        return self._chosen(chosen)
+
+    def sample(self, number: int, seed: int) -> Pair:
+        """Returns (x, y) of `number` random training items."""
+        return self._chosen([self._index["train"][i] for i in drawn(self.sizes["train"], number, seed).tolist()])
 
     def example(self) -> Tensor:
         """Returns x [1, ...] of the first training item."""
@@ -136,13 +100,16 @@ class ItemData:
 
     def first(self) -> Pair:
         """Returns (x [1, ...], y [1]) of the first training item."""
-        x, y = self._stored("train", self._index["train"][:1], 0)
+        return self._chosen(self._index["train"][:1])
+
+    def _chosen(self, indices: list[int]) -> Pair:
+        x, y = self._loader.some("train", indices, 0)
         return self._prepare.plain(x.to(self._device)), y.to(self._device)
 
     def _check(self, part: str, first: Tensor) -> None:
         if not self._index[part]:
             return
-        x = self._stored(part, self._index[part][:1], 0)[0]
+        x = self._loader.some(part, self._index[part][:1], 0)[0]
         what = f"{self._items[part].what}, item {self._index[part][0]}"
         if x.is_floating_point() and not finite(x):
             raise PlanError(f"{what} has values that are not finite")
@@ -151,58 +118,12 @@ class ItemData:
                 f"{what} is {list(x.shape[1:])} {x.dtype}, the first of train {list(first.shape[1:])} {first.dtype}"
             )
 
-    def _stored(self, part: str, indices: list[int], base: int) -> Pair:
-        pairs = [self._items[part][item] for item in _seeded(indices, base)]
-        return torch.stack([x for x, _ in pairs]), torch.stack([y for _, y in pairs])
-
     def _load(self, part: str, indices: list[int], batch_size: int, base: int) -> Iterator[Pair]:
-        if (part, batch_size) not in self._loaders:
-            order = Order()
-            loader = DataLoader(
-                self._items[part], batch_size, sampler=order, num_workers=self._workers,
-                pin_memory=self._device.type == "cuda", persistent_workers=self._workers > 0,
-                multiprocessing_context="fork" if self._workers and sys.platform == "linux" else None,
-                generator=seeds.generator(0, "loader"),
-            )  # fmt: skip
-            self._loaders[part, batch_size] = (order, loader)
-        order, loader = self._loaders[part, batch_size]
-        order.items = _seeded(indices, base)
-        batches = iter(loader)
-        while True:
-            try:
-                x, y = next(batches)
-                if int(y.min()) < 0 or int(y.max()) >= self.classes:
-                    raise PlanError(f"{self._items[part].what}: a label is outside 0 to {self.classes - 1}")
-            except StopIteration:
-                return
-            except Exception as error:
-                # Whoever keeps the error keeps its frames; workers left to the garbage collector would take 5 s to end.
-                traceback.clear_frames(error.__traceback__)
-                del self._loaders[part, batch_size], loader, batches
-                raise _failure(self._items[part].what, error) from error
-            yield x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
+        return self._loader.load(part, indices, batch_size, base, lambda y: self._in_range(part, y))
 
-
-def worker_count(default: int) -> int:
-    """Returns the number of worker processes that PRUNE_WORKERS asks for, or the default."""
-    text = os.environ.get("PRUNE_WORKERS", str(default))
-    if not text.isdigit():
-        raise PlanError(f"PRUNE_WORKERS takes a number of worker processes from 0, not '{text}'")
-    return int(text)
-
-
-def _failure(what: str, error: Exception) -> PlanError:
-    last = (str(error).strip().splitlines() or [type(error).__name__])[
-        -1
-    ]  # a worker's report ends with the error itself
-    if isinstance(error, PlanError):
-        return PlanError(last.removeprefix("pruning.plan.PlanError: "))
-    return PlanError(f"{what}: an item could not be made: {last}")
-
-
-def _seeded(indices: list[int], base: int) -> list[Item]:
-    # One multiplication in place of one SHA-256 per item: 2^63 times the golden ratio spreads neighbours apart.
-    return [(i, (base + (i + 1) * 0x4F1BBCDCBFA53E0B) % 2**63) for i in indices]
+    def _in_range(self, part: str, y: Tensor) -> None:
+        if int(y.min()) < 0 or int(y.max()) >= self.classes:
+            raise PlanError(f"{self._items[part].what}: a label is outside 0 to {self.classes - 1}")
 
 
 def _pair(what: str, given: Any) -> Pair:

@@ -1,7 +1,7 @@
 """A data set whose examples have any form: several inputs, labels of any shape, as tasks other than classification need.
 
-Inputs and labels are tensors, or tuples and dicts of such; they reach the model as they are, but uint8 images as float32 from 0 to
-1. Augmentation is for images with one label each: the items of a torch data set can do their own.
+Inputs and labels are tensors, or tuples and dicts of such; they reach the model as they are, but uint8 inputs as float32 from 0 to
+1, and integer labels as int64. Augmentation is for images with one label each: the items of a torch data set can do their own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, TensorDataset
 
-from pruning import seeds, trees, usercode
-from pruning.data.source import PARTS, check_part, class_balanced, split
+from pruning import seeds, trees
+from pruning.data.items import Items, Loader
+from pruning.data.source import PARTS, check_part, class_balanced, drawn, split
 from pruning.errors import PlanError
 from pruning.value_range import finite
 
@@ -35,6 +36,7 @@ class FreeData:
         rule: str,
         split_seed: int,
         device: torch.device | str,
+        workers: int = 0,
     ) -> None:
         self.name, self.classes, self.task = name, classes, task
         self._device = torch.device(device)
@@ -45,7 +47,13 @@ class FreeData:
         else:
             self._index = split(sizes["train"], sizes["test"], rule, split_seed)
         self.sizes = {part: len(index) for part, (_, index) in self._index.items()}
-        self.shape = trees.shapes(self.example())
+        items = {part: Items(f"data '{name}', {part}", held, _item) for part, held in self._held.items() if _made(held)}
+        self._loader = Loader(items, self._device, workers)
+        x, y = self.first()
+        for leaf in trees.leaves((x, y)):
+            if not isinstance(leaf, Tensor):
+                raise PlanError(f"data '{name}': inputs and labels must be tensors, not {type(leaf).__name__}")
+        self.shape = trees.shapes(x)
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Returns the number of training batches in an epoch; the last may be short."""
@@ -62,14 +70,16 @@ class FreeData:
         yield from self._batches(part, torch.arange(self.sizes[part]), batch_size, 0)
 
     def balanced(self, per_class: int, seed: int) -> Batch:
-        """Returns (x, y) of random training examples: `per_class` of each class where labels are classes, else as many in all."""
-        held, index = self._index["train"]
-        labels = self._held[held][1] if isinstance(self._held[held], tuple) else None
-        if isinstance(labels, Tensor) and labels.dim() == 1 and not labels.is_floating_point():
-            chosen = class_balanced(labels[index], self.classes, per_class, seed)
-        else:
-            chosen = torch.randperm(len(index), generator=seeds.generator(seed, "balanced"))[: per_class * self.classes]
-        return next(self._batches("train", chosen, len(chosen), 0))
+        """Returns (x, y) of `per_class` random training examples of each class; raises PlanError where labels are no classes."""
+        labels = [y for _, y in self.batches("train", 256)]
+        if not all(isinstance(y, Tensor) and y.dim() == 1 and not y.is_floating_point() for y in labels):
+            raise PlanError(f"data '{self.name}': a class-balanced sample needs one integer label for each example")
+        chosen = class_balanced(torch.cat(labels).cpu(), self.classes, per_class, seed)
+        return self._chosen("train", chosen)
+
+    def sample(self, number: int, seed: int) -> Batch:
+        """Returns (x, y) of `number` random training examples."""
+        return self._chosen("train", drawn(self.sizes["train"], number, seed))
 
     def example(self) -> Any:
         """Returns x of the first training example, as a batch of one."""
@@ -77,13 +87,30 @@ class FreeData:
 
     def first(self) -> Batch:
         """Returns (x, y) of the first training example, as a batch of one."""
-        return next(self._batches("train", torch.arange(1), 1, 0))
+        return self._chosen("train", torch.arange(1))
 
     def _batches(self, part: str, order: Tensor, size: int, base: int) -> Iterator[Batch]:
         held, index = self._index[part]
+        if _made(self._held[held]):
+            for x, y in self._loader.load(held, index[order].tolist(), size, base, lambda y: None):
+                yield self._placed(x, y)
+            return
         for chosen in index[order].split(size):
-            x, y = _taken(f"data '{self.name}', {held}", self._held[held], chosen, base)
-            yield trees.each(self._input, x), trees.each(lambda t: t.to(self._device), y)
+            yield self._placed(*_at(self._held[held], chosen))
+
+    def _chosen(self, part: str, order: Tensor) -> Batch:
+        """Returns (x, y) of the part's examples in `order`, as one batch."""
+        held, index = self._index[part]
+        if _made(self._held[held]):
+            return self._placed(*self._loader.some(held, index[order].tolist(), 0))
+        return self._placed(*_at(self._held[held], index[order]))
+
+    def _placed(self, x: Any, y: Any) -> Batch:
+        return trees.each(self._input, x), trees.each(self._label, y)
+
+    def _label(self, y: Tensor) -> Tensor:
+        y = y.to(self._device)
+        return y if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool else y.long()
 
     def _input(self, x: Tensor) -> Tensor:
         x = x.to(self._device)
@@ -127,15 +154,18 @@ def _size(held: Any) -> int:
     return trees.examples(held[0]) if isinstance(held, tuple) else len(held)
 
 
-def _taken(what: str, held: Any, chosen: Tensor, base: int) -> Batch:
-    if isinstance(held, tuple):
-        return trees.each(lambda t: t[chosen], held[0]), trees.each(lambda t: t[chosen], held[1])
-    items = []
-    for i in chosen.tolist():
-        with usercode.seeded((base + (i + 1) * 0x4F1BBCDCBFA53E0B) % 2**63):
-            items.append(held[i])
-    try:
-        x, y = default_collate(items)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise PlanError(f"{what}: items must be pairs (x, y) of equal shapes: {str(error).splitlines()[0]}") from None
+def _at(held: Batch, chosen: Tensor) -> Batch:
+    """Returns the examples at the places `chosen`."""
+    x, y = (trees.each(lambda t: t[chosen], value) for value in held)
     return x, y
+
+
+def _made(held: Any) -> bool:
+    """Returns whether what is held is a data set of items, not tensors."""
+    return not isinstance(held, tuple)
+
+
+def _item(what: str, given: Any) -> Batch:
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise PlanError(f"{what} must be a pair (x, y), not {type(given).__name__}")
+    return given[0], given[1]

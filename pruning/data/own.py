@@ -63,12 +63,23 @@ def _call(name: str, offered: Mapping[str, Any], options: Mapping[str, Any]) -> 
 
 
 def _several(given: Any) -> bool:
-    """Returns whether x of a part is a tuple or dict of inputs."""
+    """Returns whether x of a part, or of its first item, is a tuple or dict of inputs."""
+    if isinstance(given, Dataset) and not isinstance(given, (TensorDataset, IterableDataset)):
+        return _item_of_several(given)
     pair = isinstance(given, (tuple, list)) and len(given) == 2
     if not pair or isinstance(given[0], Mapping):
         return bool(pair)
     inputs = given[0]
     return isinstance(inputs, (tuple, list)) and bool(inputs) and all(hasattr(part, "__array__") for part in inputs)
+
+
+def _item_of_several(dataset: Any) -> bool:
+    try:
+        with usercode.seeded(0):
+            x, _ = dataset[0]
+    except Exception:  # whatever is wrong with it is said where items are read
+        return False
+    return isinstance(x, Mapping) or (isinstance(x, tuple) and bool(x) and all(isinstance(t, Tensor) for t in x))
 
 
 def _free(name: str, parts: Mapping[str, Any], rule: str, split_seed: int, settings: Mapping[str, Any]) -> FreeData:

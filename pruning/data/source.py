@@ -85,6 +85,11 @@ def class_balanced(labels: Tensor, classes: int, per_class: int, seed: int) -> T
     return torch.cat(chosen)
 
 
+def drawn(n: int, number: int, seed: int) -> Tensor:  # -> [min(n, number)]
+    """Returns the indices of `number` of n entries drawn at random, of all of them where there are no more."""
+    return torch.randperm(n, generator=seeds.generator(seed, "balanced"))[:number]
+
+
 def _draw(n: int, k: int, seed: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(n, generator=seeds.generator(seed, "split", n))
     return order[:k].sort().values, order[k:].sort().values

@@ -11,7 +11,7 @@ from torch import Tensor
 from pruning import seeds
 from pruning.data import transforms
 from pruning.data.preparation import Affine, prepare
-from pruning.data.source import PARTS, Pair, Source, check_part, class_balanced
+from pruning.data.source import PARTS, Pair, Source, check_part, class_balanced, drawn
 
 AT_ONCE = 2**22  # values prepared in one go, so that a GPU launches the dozen kernels for many batches together
 
@@ -74,6 +74,12 @@ class TensorData:
         """Returns (x, y) of `per_class` random training images of each class, class by class, without augmentation."""
         images, labels = self._parts["train"]
         index = class_balanced(labels.cpu(), self.classes, per_class, seed).to(self._device)
+        return self._prepare.plain(images[index]), labels[index]
+
+    def sample(self, number: int, seed: int) -> Pair:
+        """Returns (x, y) of `number` random training images, without augmentation."""
+        images, labels = self._parts["train"]
+        index = drawn(len(labels), number, seed).to(self._device)
         return self._prepare.plain(images[index]), labels[index]
 
     def example(self) -> Tensor:

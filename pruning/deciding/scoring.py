@@ -127,6 +127,7 @@ def make_sample(
         raise PlanError(f"mode '{mode}' is unknown; allowed: eval, train")
     if mode == "train" and micro_batch is not None:
         raise PlanError("micro_batch needs mode 'eval': in train mode the scores would depend on it")
+    task = task() if isinstance(task, type) else task
     return Sample(generator, inputs, labels, mode or "eval", micro_batch, task or CrossEntropy())
 
 

@@ -72,8 +72,14 @@ def put_on(bench: Workbench, network: nn.Module, phase: Prune, masks: Masks) -> 
 
 
 def _sample(bench: Workbench, phase: Prune) -> Batch | None:
-    """Returns what the criterion scores: a class-balanced sample of training images, one image for its shape, or none."""
+    """Returns what the criterion scores: a sample of training examples, one of them for its shape, or none.
+
+    The sample is class-balanced where the task has it so, else as many random examples.
+    """
     needs = CRITERIA.find(phase.criterion).needs
     if needs == "labels":
-        return bench.data.balanced(phase.samples_per_class or SAMPLES_PER_CLASS, bench.train.seed)
+        per_class, data = phase.samples_per_class or SAMPLES_PER_CLASS, bench.data
+        if bench.task.class_balanced:
+            return data.balanced(per_class, bench.train.seed)
+        return data.sample(per_class * data.classes, bench.train.seed)
     return bench.data.example() if needs == "inputs" else None

@@ -135,7 +135,7 @@ def fit_in(
             runs.sync_log(run)
             resuming.write(run, {**tensors, **optimizer_state(optimizer, network)}, epoch)
             saved = time.perf_counter()
-        session.tell(EpochDone(record))
+        session.tell(EpochDone(record, bench.task.metric_name, bench.task.metric_scale))
 
     loop.fit(
         network,

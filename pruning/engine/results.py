@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pruning import ops
+from pruning import ops, trees
 from pruning.deciding.filters import densities
 from pruning.engine.session import Workbench
 from pruning.flops import count_macs
@@ -30,7 +30,8 @@ def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: 
     metric, loss = loop.evaluate(network, data.batches("test", size), task, device, precision)
     val_metric = None
     if data.sizes["validation"]:
-        val_metric, _ = loop.evaluate(network, data.batches("validation", size), task, device, precision)
+        value, _ = loop.evaluate(network, data.batches("validation", size), task, device, precision)
+        val_metric = value if math.isfinite(value) else None
     is_accuracy = task.metric_name == "accuracy"
     counts = (
         masks.counts()
@@ -81,10 +82,15 @@ def summarize(bench: Workbench, run: Path, phase: str, measured: dict[str, Any],
         "backend": ops.backend(bench.device),
         **measured,
         "input": _listed(bench.data.shape),
+        "input_types": trees.types(bench.data.example()),
         "classes": bench.data.classes,
         "task": bench.task_name,
         **more,
     }
+    if not math.isfinite(summary["metric"]):
+        raise PlanError(
+            f"the test {bench.task.metric_name} of run '{run}' is {summary['metric']}: task '{bench.task_name}' must give a number"
+        )
     if not math.isfinite(summary["loss"]):
         raise PlanError(f"the test loss of run '{run}' is {summary['loss']}: the network is broken")
     return summary

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import nn
 
 from pruning import data, models, usercode
 from pruning.data import Data, data_folder
+from pruning.engine import trial
 from pruning.events import Tell, Warned, silent
 from pruning.plan import PlanError, Train
 from pruning.record import runs, trust
@@ -62,7 +62,9 @@ class Workbench:
             weight_init=train.weight_init,
             norm_init=train.norm_init,
             seed=seed,
-            trial=_trial(self.task_name, self.data.shape),
+            trial=None
+            if trial.plain(self.task_name, self.data.shape)
+            else trial.on_examples(self.task, *self.data.first(), self.data.classes),
         )
         return network.to(self.device)
 
@@ -74,10 +76,13 @@ class Workbench:
         try:
             with torch.no_grad():
                 output = self.task.forward(network, x)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except PlanError:
+            raise
+        except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            kind = "images" if self.task_name == "classification" else "examples"
             raise PlanError(
-                f"model '{self.train.model}' cannot take images of '{self.train.data}' ({_size(self.data.shape)}): {reason}"
+                f"model '{self.train.model}' cannot take {kind} of '{self.train.data}' ({_size(self.data.shape)}): {reason}"
             ) from error
         finally:
             network.train(mode)
@@ -168,8 +173,16 @@ def workbench(session: Session, train: Train, code: dict[str, str], data_dir: st
     )  # these read no folder of their own accord
     absolute = str(data_folder(where).resolve()) if stored else None
     loaded = session.loaded[key]
-    task, name = find_task(train.task or loaded.task, code.get("task"))
+    path = code.get("task") if train.task else _beside(loaded.task, code.get("data_code"))
+    task, name = find_task(train.task or loaded.task, path)
     return Workbench(train, code, absolute, loaded, task, name, session.device)
+
+
+def _beside(task: Any, data_code: str | None) -> str | None:
+    """Returns the file of a task that the data's function names, where it lies beside the function's own; else None."""
+    file = task.rpartition(":")[0] if isinstance(task, str) else ""
+    found = Path(data_code or "").parent / file
+    return str(found) if data_code and file.endswith(".py") and found.is_file() else None
 
 
 def find_task(named: Any, path: str | None = None) -> tuple[Task, str]:
@@ -182,16 +195,6 @@ def find_task(named: Any, path: str | None = None) -> tuple[Task, str]:
     if not isinstance(task, Task):
         raise PlanError(f"task '{name}' must be a pruning.training.tasks.base.Task, not {type(task).__name__}")
     return task, name
-
-
-def _trial(task: str, shape: Any) -> Callable[[nn.Module, str], None] | None:
-    """Returns how a new network is tried: on blank images where it classifies such, else not before the data is there."""
-    images = task == "classification" and not isinstance(shape, dict) and all(isinstance(n, int) for n in shape)
-    return None if images else _untried
-
-
-def _untried(network: nn.Module, what: str) -> None:
-    """Leaves the network untried: what its task makes of its output is checked with the data's own examples."""
 
 
 def build_recorded(session: Session, run: Path) -> nn.Module:
@@ -207,7 +210,7 @@ def build_recorded(session: Session, run: Path) -> nn.Module:
         weight_init=train.weight_init,
         norm_init=train.norm_init,
         seed=train.seed,
-        trial=_trial(summary.get("task", "classification"), shape),
+        trial=trial.of_record(summary),
     )
     return network.to(session.device)
 

@@ -11,6 +11,7 @@ from torch import nn
 from pruning import models
 from pruning.deciding.filters import refit, shrink
 from pruning.deciding.filters.shrink_by_library import shrink_with_library
+from pruning.engine import trial
 from pruning.engine.reading import load_model
 from pruning.engine.results import load_masks
 from pruning.engine.session import open_session, recorded
@@ -59,6 +60,7 @@ def shrink_run(run: Path | str, to: Path | None = None, *, library: bool = False
         "model_options": train.model_options,
         "input": summary["input"],
         "classes": summary["classes"],
+        "task": summary.get("task", "classification"),
         "difference": difference,
         "examples": EXAMPLES,
         "params": [before.params, after.params],
@@ -87,7 +89,12 @@ def load_shrunk(folder: Path | str, trust_code: bool = False) -> nn.Module:
     record = read_shrunk(folder)
     allow([record["model"]], trust_code, f"'{folder}'")
     network = models.build(
-        record["model"], tuple(record["input"]), record["classes"], options=record["model_options"], seed=0
+        record["model"],
+        tuple(record["input"]),
+        record["classes"],
+        options=record["model_options"],
+        seed=0,
+        trial=trial.of_record(record),
     )
     refit(network, checkpoint.load(Path(folder) / runs.WEIGHTS)[0])
     return network.eval()

@@ -31,7 +31,7 @@ def check(model: nn.Module, shape: Shape, classes: int, what: str = "the model")
             reason = " ".join(str(error).split())
             raise PlanError(f"{what} does not run on images of {size}: {type(error).__name__}: {reason}") from error
     _check_output(out, classes, what)
-    with _buffers_kept(model):
+    with buffers_kept(model):
         try:
             out = _run(model.train(), x)
         except Exception as error:
@@ -53,7 +53,8 @@ def _check_output(out: Any, classes: int, what: str) -> None:
 
 
 @contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Runs its body; the model's buffers, such as running statistics, are as before after it."""
     kept = [(m, name, b, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
     try:
         yield

@@ -4,11 +4,40 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(max_length=4096)]
+TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "bool",
+         "complex64", "complex128")  # fmt: skip
+
+
+def _shapes(value: Any) -> Any:
+    """Returns the shape of one input, or lists and dicts of such; ValueError for anything else."""
+    if isinstance(value, list) and all(type(size) is int for size in value):
+        if len(value) > 8 or not all(0 <= size < 2**31 for size in value):
+            raise ValueError("a shape has at most 8 sizes from 0")
+    elif isinstance(value, (list, dict)):
+        for inner in value if isinstance(value, list) else value.values():
+            _shapes(inner)
+    else:
+        raise ValueError("it must be a shape, or lists and objects of shapes")
+    return value
+
+
+def _types(value: Any) -> Any:
+    """Returns the name of one input's dtype, or lists and dicts of such; ValueError for anything else."""
+    if isinstance(value, (list, dict)):
+        for inner in value if isinstance(value, list) else value.values():
+            _types(inner)
+    elif value not in TYPES:
+        raise ValueError(f"it must be one of {', '.join(TYPES)}, or lists and objects of such")
+    return value
+
+
+Shapes = Annotated[Any, AfterValidator(_shapes)]
+Types = Annotated[Any, AfterValidator(_types)]
 
 
 class File(BaseModel):
@@ -64,6 +93,8 @@ class Summary(BaseModel):
     layers: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]] | None = None
     classes: Annotated[int, Field(ge=1)] | None = None
     task: Name = "classification"
+    input: Shapes = None
+    input_types: Types = None
     files: dict[str, File] | None = None
 
 
@@ -87,6 +118,7 @@ class Shrunk(BaseModel):
     model_options: dict[str, bool | int | float | str]
     input: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1, max_length=8)]
     classes: Annotated[int, Field(ge=1)]
+    task: Name = "classification"
     difference: Number
     examples: Count
     params: Annotated[list[Count], Field(min_length=2, max_length=2)]

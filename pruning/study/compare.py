@@ -138,8 +138,13 @@ def _searched(
 
 
 def stability(before: float, after: float) -> float:
-    """Returns 1 - (t_pre - t_post) / t_pre (Zimmer et al. 2023, Definition A.1), 1 where pruning does not hurt."""
-    return 1.0 if after >= before else after / before
+    """Returns 1 - (t_pre - t_post) / t_pre (Zimmer et al. 2023, Definition A.1), 1 where pruning does not hurt.
+
+    Of a metric that is not above 0 before, and less after, it is nan.
+    """
+    if after >= before:
+        return 1.0
+    return after / before if before > 0 else math.nan
 
 
 def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:

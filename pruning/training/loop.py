@@ -64,7 +64,7 @@ def fit(
             torch.manual_seed(derive(seed, "layers", epoch))
             model.train()
             total = torch.zeros((), device=device)
-            tally: Any = 0
+            tally: Any = None
             counted: Any = 0  # of what the loss is a mean over
             images, rate, step = 0, 0.0, epoch * steps
             for x, y in data.train_batches(batch_size, epoch, seed):
@@ -97,7 +97,8 @@ def fit(
                     if not bool(torch.isfinite(loss)) or not all(map(finite, weights)):
                         raise PlanError(DIVERGED.format(loss=loss.item(), epoch=epoch + 1)) from None
                     raise
-                tally = tally + task.tally(trees.each(Tensor.detach, output), y)
+                with torch.no_grad():
+                    tally = trees.add(tally, task.tally(output, y))
                 counted = counted + count
                 images += trees.examples(y)
                 step += 1
@@ -106,16 +107,13 @@ def fit(
                 if now - told > 0.1:
                     told = now
                     tell(Progress(step, total_steps))
-            train_loss = total.item() / float(counted)  # the one wait for the device in an epoch
+            train_loss = total.item() / max(float(counted), 1.0)  # the one wait for the device in an epoch
             trained = time.perf_counter() - started
             if not torch.isfinite(torch.tensor(train_loss)):
                 raise PlanError(DIVERGED.format(loss=train_loss, epoch=epoch + 1))
             record: dict[str, Any] = {"epoch": epoch + 1, "step": step, "lr": rate, "train_loss": train_loss}
-            record |= (
-                scored(task, "train", task.metric(tally, float(counted)))
-                | scored(task, "val", None)
-                | {"val_loss": None}
-            )
+            record |= scored(task, "train", metric_of(task, tally, float(counted))) | scored(task, "val", None)
+            record |= {"val_loss": None}
             if data.sizes["validation"]:
                 batches = data.batches("validation", task.evaluation_batch)
                 metric, loss_value = evaluate(model, batches, task, device, precision)
@@ -131,7 +129,9 @@ def fit(
 
 
 def scored(task: Task, part: str, metric: float | None) -> dict[str, Any]:
-    """Returns {"val_metric": metric, "val_accuracy": the same where it is one} for the part "val"."""
+    """Returns {"val_metric": metric, "val_accuracy": the same where it is one} for the part "val"; None for what is no number."""
+    if metric is not None and not math.isfinite(metric):
+        metric = None
     return {f"{part}_metric": metric, f"{part}_accuracy": metric if task.metric_name == "accuracy" else None}
 
 
@@ -162,18 +162,26 @@ def evaluate(
     """Returns (metric, mean loss) in evaluation mode; the model's mode is put back."""
     mode = model.training
     model.eval()
-    tally: Any = 0
+    tally: Any = None
     counted: Any = 0
     total = torch.zeros((), dtype=torch.float64, device=device)
     for x, y in batches:
         with autocast(device, precision):
             output = task.forward(model, x)
-        tally = tally + task.tally(output, y)
+        tally = trees.add(tally, task.tally(output, y))
         total += task.loss_sum(trees.each(_float, output), y).double()
         counted = counted + task.count(y)
     model.train(mode)
     count = float(counted)
-    return task.metric(tally, count), total.item() / count
+    return metric_of(task, tally, count), total.item() / max(count, 1.0)
+
+
+def metric_of(task: Task, tally: Any, count: float) -> float:
+    """Returns the metric of summed tallies, nan where nothing was there to count."""
+    try:
+        return float(task.metric(tally, count))
+    except ZeroDivisionError:
+        return math.nan
 
 
 def _float(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pruning import trees
 from pruning.plan import PlanError, ScoringMode
 
-MICRO_BATCH = 128  # examples that go through the model at once unless asked otherwise
+MICRO_BATCH = 128  # examples that go through the model at once, at most, unless asked otherwise
 
 
 class Objective(Protocol):
     """What is learnt, as far as a criterion needs it; every :class:`pruning.training.tasks.base.Task` is one."""
+
+    evaluation_batch: ClassVar[int]  # examples that go through the model at once
 
     def forward(self, model: Callable[..., Any], x: Any) -> Any: ...
     def loss_sum(self, output: Any, y: Any) -> Tensor: ...
@@ -32,6 +34,8 @@ class Objective(Protocol):
 
 class CrossEntropy:
     """Cross-entropy of class scores [n, classes, ...] against labels int64 [n, ...]."""
+
+    evaluation_batch: ClassVar[int] = MICRO_BATCH
 
     def forward(self, model: Callable[..., Any], x: Any) -> Any:
         """Returns the model's output, which must be one tensor."""
@@ -69,7 +73,7 @@ class Sample:
         In train mode the sample is one.
         """
         number = trees.examples(self.labels)
-        size = number if self.mode == "train" else self.micro_batch or MICRO_BATCH
+        size = number if self.mode == "train" else self.micro_batch or min(MICRO_BATCH, self.task.evaluation_batch)
 
         def placed(x: Tensor) -> Tensor:
             x = x.to(like) if x.is_floating_point() else x.to(like.device)

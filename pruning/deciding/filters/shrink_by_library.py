@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pruning import trees
 from pruning.deciding.filters.units import SOURCES
 from pruning.layers import CHANNEL_NORMS
 from pruning.masks import Masks
@@ -41,9 +42,10 @@ def shrink_with_library(model: nn.Module, masks: Masks, example_input: Tensor) -
         raise PlanError(f"torch-pruning cannot follow the model: {' '.join(str(error).split())}") from error
     with torch.no_grad():
         expected, given = masked(example_input), small(example_input)
-    if given.shape != expected.shape:
-        raise PlanError(f"torch-pruning changed the model's output from {list(expected.shape)} to {list(given.shape)}")
-    return small, float((given - expected).abs().max())
+    was, now = trees.sizes(expected), trees.sizes(given)
+    if now != was:
+        raise PlanError(f"torch-pruning changed the model's output from {was} to {now}")
+    return small, trees.distance(given, expected)
 
 
 def _remove(graph: Any, library: Any, layer: nn.Module) -> None:

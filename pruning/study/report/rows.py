@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,11 @@ class Metric:
     name: str = "accuracy"
     scale: float = 100.0
 
+    @classmethod
+    def of(cls, summary: Mapping[str, Any]) -> Metric:
+        """Returns the metric of a result."""
+        return cls(summary["metric_name"], float(summary["metric_scale"]))
+
     @property
     def unit(self) -> str:
         """Returns " %" where it is printed in percent."""
@@ -76,7 +82,7 @@ class Section:
         """Returns the metric that the results are judged by, that of the first of them."""
         for summary in (*(row.summary for row in self.rows), *self.dense):
             if summary is not None:
-                return Metric(summary["metric_name"], float(summary["metric_scale"]))
+                return Metric.of(summary)
         return Metric()
 
 
@@ -102,7 +108,7 @@ def sections(paths: Iterable[Path], study: str | None = None) -> list[Section]:
         else:
             single += sorted(folder for folder in path.iterdir() if runs.is_run(folder))
     if single:
-        found.append(of_runs(single))
+        found += of_runs(single)
     if not found:
         raise PlanError(f"nothing to report: no run lies in {', '.join(map(str, paths)) or 'what was given'}")
     return found
@@ -149,8 +155,11 @@ def _series(labels: dict[str, Any]) -> dict[str, Any]:
     return {axis: label for axis, label in labels.items() if axis not in X_AXES}
 
 
-def of_runs(folders: list[Path]) -> Section:
-    """Returns the section of runs without a study: every finished retraining, pruning or training nothing hangs on."""
+def of_runs(folders: list[Path]) -> list[Section]:
+    """Returns the section of runs without a study: every finished retraining, pruning or training nothing hangs on.
+
+    Where they are judged by several metrics there is a section for each.
+    """
     records: dict[Path, dict[str, Any]] = {}
 
     def record(folder: Path) -> dict[str, Any]:
@@ -159,14 +168,15 @@ def of_runs(folders: list[Path]) -> Section:
         return records[folder]
 
     parents = {folder.parent / str(record(folder)["parent"]) for folder in folders}
-    rows, dense, axes = [], [], {}
+    rows: dict[Metric, list[Row]] = {}
+    dense: dict[Metric, list[dict[str, Any]]] = {}
     for folder in folders:
         settings = record(folder)["settings"]
         if not runs.is_done(folder):
             continue
         summary = runs.read_summary(folder)
         if settings["phase"] == "train" and not summary["sparsity"]:
-            dense.append(summary)
+            dense.setdefault(Metric.of(summary), []).append(summary)
         if settings["phase"] != "retrain" and folder in parents:
             continue
         chain = [record(place)["settings"] for place in runs.history(folder, record)]
@@ -177,12 +187,20 @@ def of_runs(folders: list[Path]) -> Section:
         sparsity = asked or float(summary["sparsity"])  # by rates of filters, or a training's: what came of it
         parts = [phase["epochs"] for phase in chain if phase["phase"] == "retrain"]
         retrained = lengths.total(parts) + _in_epochs(lengths.total_steps(parts), folder)
-        rows.append(Row(labels, summary["seed"], folder.name, sparsity, retrained, len(prunings), summary, folder))
+        row = Row(labels, summary["seed"], folder.name, sparsity, retrained, len(prunings), summary, folder)
+        rows.setdefault(Metric.of(summary), []).append(row)
     if not rows:
         raise PlanError("nothing to report: none of the runs has finished")
-    for axis in list(rows[0].labels):
+    return [_of_rows(found, dense.get(metric, []), metric if len(rows) > 1 else None) for metric, found in rows.items()]
+
+
+def _of_rows(rows: list[Row], dense: list[dict[str, Any]], metric: Metric | None) -> Section:
+    """Returns a section of rows whose axes are the labels that tell them apart; named after a metric where one is given."""
+    axes = {}
+    for axis in rows[0].labels:
         values = list(dict.fromkeys(row.labels[axis] for row in rows))
         if len(values) > 1:
             axes[axis] = values
     rows = [Row({a: r.labels[a] for a in axes}, *list(vars(r).values())[1:]) for r in rows]
-    return Section("runs", "Runs", rows, axes, dense)
+    name = "runs" if metric is None else re.sub(r"\W+", "-", f"runs-{metric.name}-{metric.scale:g}".lower())
+    return Section(name, "Runs" if metric is None else f"Runs by {metric.name}", rows, axes, dense)
