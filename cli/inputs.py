@@ -109,5 +109,5 @@ def shape(text: str) -> tuple[int, ...]:
     """Returns (3, 32, 32) for `3x32x32`."""
     parts = text.lower().split("x")
     if not all(re.fullmatch("[0-9]{1,7}", part) and int(part) for part in parts):
-        raise PlanError(f"input '{text}' is no shape; write channels x height x width, such as 3x32x32")
+        raise PlanError(f"input '{text[:40]}' is no shape; write channels x height x width, such as 3x32x32")
     return tuple(int(part) for part in parts)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Prune, write_code
+from conftest import TINY, Prune, write_code
 
 from pruning import engine
 from pruning.engine import fitting
@@ -429,3 +429,100 @@ def test_layouts_tell_tensors_apart() -> None:
     assert resuming.layout(one) == resuming.layout(dict(reversed(one.items())))
     assert resuming.layout(one) != resuming.layout({**one, "b": torch.zeros(1, dtype=torch.float64)})
     assert resuming.layout(one) != resuming.layout({"a": one["a"]})
+
+
+# --- refused before any work ----------------------------------------------------------------------------------------------------
+
+
+ODD = """
+import torch
+from torch import nn
+
+
+def frozen(shape, classes):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, classes))
+    return net.requires_grad_(False)
+
+
+def empty(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 0), nn.Linear(0, classes))
+
+
+def normed(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, classes))
+
+
+def blobs(n=61):
+    x = torch.randn(n, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(n) % 3
+    return (x, y), (x, y), (x, y)
+"""
+
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "frozen": (("--model", "odd.py:frozen", "--epochs", "1"), "all are frozen"),
+    "empty": (("--model", "odd.py:empty", "--epochs", "1"), "has no entries, its shape is [0, 16]"),
+    "one image": (
+        ("--model", "odd.py:normed", "--epochs", "1", "--batch-size", "20"),
+        "which holds one of 61 examples",
+    ),
+    "epochs": (("--model", "odd.py:normed", "--epochs", "1" + "0" * 20), "epochs takes a number"),
+    "digits": (("--model", "odd.py:normed", "--set", "epochs=" + "9" * 5000), "too many digits"),
+    "nested": (("--model", "odd.py:normed", "--set", "milestones=" + "[" * 5000), "nested too deeply"),
+    "batch": (("--model", "odd.py:normed", "--epochs", "1", "--batch-size", "99999999"), "batch_size"),
+    "layers": (("--model", "resnet8000000", "--epochs", "1"), "of no size that a network can have"),
+    "units": (("--model", "lenet-0-1", "--epochs", "1"), "of no size that a network can have"),
+    "truth": (("--model", "odd.py:normed", "--set", "epochs=true"), "epochs takes a number"),
+    "word": (("--model", "odd.py:normed", "--set", 'batch_size="20"'), "batch_size takes a number"),
+    "digest": (("--model", "odd.py:normed", "--set", "model_code=x"), "cannot be set"),
+    "phase": (("--model", "odd.py:normed", "--set", "phase=prune"), "cannot be set"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_trained_is_refused_before_any_work(prune: Prune, workspace: Path, what: str) -> None:
+    (workspace / "odd.py").write_text(ODD)
+    args, message = REFUSED[what]
+    refused = prune("train", "--data", "odd.py:blobs", "--device", "cpu", *args)
+    assert refused.code in (1, 2)
+    assert message in refused.err
+    assert len(refused.err.splitlines()[-1]) < 1000
+    assert not Path("runs").exists()
+
+
+def test_other_commands_refuse_in_one_line_too(prune: Prune, history: Path, workspace: Path) -> None:
+    for args, message in (
+        (("flops", "--model", "lenet-5", "--input", "²x²x²"), "is no shape"),
+        (("flops", "--model", "lenet-5", "--input", "9" * 5000), "is no shape"),
+        (("list", "runs", "--out", "nope"), "folder 'nope' does not exist"),
+        (("prune", history, "--sparsity", "90"), "did you mean 0.9?"),
+        (("train", "digitz"), "did you mean 'digits'?"),
+        (("show", history.parent), "prune list runs --out"),
+        (("iterate", history, "--sparsity", "0.95", "--cycles", "99999999999"), "cycles"),
+        (
+            ("iterate", history, "--sparsity", "0.95", "--rate", "1e-9", "--dry-run"),
+            "cycles to the goal; allowed are up to 1,000",
+        ),
+    ):
+        refused = prune(*args)
+        assert refused.code in (1, 2), args
+        assert message in refused.err.replace("\n", " "), refused.err
+        assert len(refused.err) < 1000
+
+
+def test_gradual_pruning_that_diverges_says_so(prune: Prune, workspace: Path) -> None:
+    told = prune(
+        "train",
+        *TINY,
+        "--method",
+        "gmp",
+        "--sparsity",
+        "0.5",
+        "--lr",
+        "1e30",
+        "--epochs",
+        "5",
+        "--set",
+        "batch_size=10",
+    )
+    assert told.code == 1
+    assert "training diverged" in told.err

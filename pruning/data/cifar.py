@@ -70,7 +70,7 @@ def _python(name: str, path: Path, key: str, classes: int) -> Pair:
     data, labels = table.get("data"), table.get(key)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != PIXELS:
         raise places.damaged(name, path, f"'data' is no uint8 array of rows of {PIXELS}")
-    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
+    if not isinstance(labels, list) or not all(isinstance(label, int) and abs(label) < 2**31 for label in labels):
         raise places.damaged(name, path, f"'{key}' is no list of integers")
     if len(data) == 0 or len(labels) != len(data):
         raise places.damaged(name, path, f"{len(data)} images and {len(labels)} labels")

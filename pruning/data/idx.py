@@ -60,6 +60,8 @@ def read_idx(name: str, path: Path, dims: int) -> Tensor:
                 raise places.damaged(name, path, f"it does not start as an idx file of {dims} dimensions")
             shape = struct.unpack(f">{dims}I", header[4:])
             size = math.prod(shape)
+            if not size:
+                raise places.damaged(name, path, f"its header says {' x '.join(map(str, shape))}: nothing")
             if size > LARGEST:
                 raise places.damaged(name, path, f"its header promises {size} bytes")
             raw = file.read(size + 1)

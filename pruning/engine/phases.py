@@ -54,6 +54,7 @@ def prepare(session: Session, job: Job) -> Callable[[], dict[str, Any]]:
 def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dict[str, Any]]:
     network = job.bench.build(phase.seed)
     job.bench.check(network)
+    job.bench.check_steps(network)
     prunable(network, phase.exclude)  # refuses a network in which nothing can be pruned or counted
     steps = job.bench.data.steps_per_epoch(phase.batch_size)
     total = in_steps(phase.epochs, steps)
@@ -114,6 +115,7 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     schedule = schedules.RETRAIN_SCHEDULES.find(name := techniques.schedule(phase))
     if schedule.tuned and phase.schedule_lr is None:
         raise PlanError(f"schedule '{name}' needs schedule_lr, its initial rate")
+    job.bench.check_steps(network)
     cycle = sum(isinstance(runs.read_phase(p), Retrain) for p in runs.history(job.parent)) + 1
     per_epoch = job.bench.data.steps_per_epoch(train.batch_size)
     total = techniques.steps(phase, train.epochs, per_epoch)

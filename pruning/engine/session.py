@@ -15,6 +15,7 @@ from pruning import data, models, usercode
 from pruning.data import Data, data_folder
 from pruning.engine import trial
 from pruning.events import Tell, Warned, silent
+from pruning.models.check import buffers_kept
 from pruning.plan import PlanError, Train
 from pruning.record import runs, trust
 from pruning.record.stamp import coded, located, place, stamped
@@ -89,6 +90,29 @@ class Workbench:
         with torch.no_grad():
             self.task.check(output, y, self.data.classes, f"model '{self.train.model}'")
             self.task.loss(output, y, self.train.label_smoothing)
+
+    def check_steps(self, network: nn.Module) -> None:
+        """Raises PlanError where the network has nothing to train, or the last batch of an epoch cannot be trained on."""
+        model = f"model '{self.train.model}'"
+        if not any(parameter.requires_grad for parameter in network.parameters()):
+            raise PlanError(f"{model} has no parameter that is trained: all are frozen (requires_grad is False)")
+        size, images = self.train.batch_size, self.data.sizes["train"]
+        last = images % size or min(size, images)
+        if last > 1:
+            return
+        x, _ = self.data.first()
+        mode = network.training
+        network.train()
+        try:
+            with buffers_kept(network), torch.no_grad():
+                self.task.forward(network, x)
+        except ValueError as error:
+            raise PlanError(
+                f"{model} cannot train on the last batch of an epoch, which holds one of {images} examples with batch_size {size}: "
+                f"{' '.join(str(error).split())}; choose another batch_size"
+            ) from error
+        finally:
+            network.train(mode)
 
 
 def open_session(

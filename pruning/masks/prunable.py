@@ -107,6 +107,8 @@ def _refuse(name: str, module: nn.Module, weight: Tensor | None) -> None:
         reason = "has no values (device 'meta')"
     elif weight.layout != torch.strided or type(weight.detach()) is not Tensor:
         reason = f"is no plain dense tensor but {type(weight.detach()).__name__}, {weight.layout}"
+    elif not weight.numel():
+        reason = f"has no entries, its shape is {list(weight.shape)}"
     elif weight.dtype not in DTYPES:
         allowed = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
         reason = f"has dtype {str(weight.dtype).removeprefix('torch.')}; allowed are {allowed}"
