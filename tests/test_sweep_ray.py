@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,3 +115,40 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(PlanError, match="no Ray cluster at '127.0.0.1:1': Connection refused"):
         RayExecutor("127.0.0.1:1")
+
+
+SWEEP = """
+from pathlib import Path
+from pruning.study import sweep
+from pruning.study.sweep.cluster import RayExecutor
+
+study = sweep.parse_study('''
+seeds = [0]
+[[phases]]
+phase = "train"
+model = "lenet-300-100"
+data = "digits"
+epochs = 1
+[[phases]]
+phase = "prune"
+sparsity = 0.5
+''', "small")
+points = sweep.expand(study)
+graph = sweep.build(points, Path("runs"))
+where = {"device": "cpu", "data_dir": None, "trust_code": False}
+outcome = sweep.Sweep(study, graph, Path("runs")).carry_out(RayExecutor(), where, lambda message: None)
+assert len(outcome.ran) == 2, outcome
+"""
+
+
+def test_nodes_import_nothing_from_the_current_folder(tmp_path: Path) -> None:
+    for name in ("queue", "numpy", "safetensors", "pruning", "pydantic"):
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'owned')!r}, 'w').write({name!r})\nraise SystemExit(3)\n"
+        )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", SWEEP], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "owned").exists()

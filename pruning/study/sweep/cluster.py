@@ -6,9 +6,12 @@ lock of its run folder keeps a process that outlives its node for a moment from 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,8 @@ class RayExecutor:
         if self.own:
             _check_address(address or os.environ.get("RAY_ADDRESS"))
             try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+                with _elsewhere():
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
             except (ConnectionError, ValueError) as error:
                 raise PlanError(f"no Ray cluster at '{address}': {' '.join(str(error).split())}") from None
         self.threads, self.gpus, self.jobs = threads, gpus, jobs
@@ -91,6 +95,18 @@ class RayExecutor:
             self.ray.cancel(reference, force=True)
         if self.own:
             self.ray.shutdown()
+
+
+@contextlib.contextmanager
+def _elsewhere() -> Iterator[None]:
+    """Runs its body in an empty folder: Ray puts the driver's current one first among what workers import from."""
+    here = os.getcwd()
+    with tempfile.TemporaryDirectory() as nowhere:
+        os.chdir(nowhere)
+        try:
+            yield
+        finally:
+            os.chdir(here)
 
 
 def _check_address(address: str | None) -> None:
