@@ -105,17 +105,20 @@ def _listed(shape: Any) -> Any:
 
 def load_state(run: Path, network: nn.Module) -> tuple[Masks | None, dict[str, Tensor]]:
     """Loads the run's weights into the network; returns its masks and its optimizer's tensors, each checked against the weights."""
-    path = whole.needed(run, runs.WEIGHTS)
+    path, masks, momenta = whole.held_together(run, runs.WEIGHTS, runs.MASKS, runs.MOMENTA)
+    if path is None:
+        raise PlanError(f"{run / runs.WEIGHTS} does not exist")
     tensors, _ = checkpoint.load(path)
     checkpoint.restore(network, tensors, path)
-    masks = load_masks(run, network)
-    momenta = whole.held(run, runs.MOMENTA)
-    return masks, {} if momenta is None else checkpoint.load(momenta)[0]
+    return _masks(run, masks, network), {} if momenta is None else checkpoint.load(momenta)[0]
 
 
 def load_masks(run: Path, network: nn.Module) -> Masks | None:
     """Returns the run's masks, or None where it is dense; raises PlanError where they do not fit or a pruned weight is not +0."""
-    path = whole.held(run, runs.MASKS)
+    return _masks(run, whole.held(run, runs.MASKS), network)
+
+
+def _masks(run: Path, path: Path | None, network: nn.Module) -> Masks | None:
     if path is None:
         return None
     masks = Masks.load(path)
