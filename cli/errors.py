@@ -62,8 +62,10 @@ class Commands(TyperGroup):
         except Exception as error:
             if ctx.meta.get("debug"):
                 traceback.print_exc()
-            hint = "" if isinstance(error, (PlanError, OSError)) or ctx.meta.get("debug") else " (--debug shows where)"
-            print(f"error: {one_line(error)}{hint}", file=sys.stderr)
+            known = isinstance(error, (PlanError, OSError))
+            what = "" if known else f"prune {ctx.invoked_subcommand}: "
+            hint = "" if known else " (a fault of prune's own: please report it with what --debug prints)"
+            print(f"error: {what}{one_line(error)}{hint}", file=sys.stderr)
             raise typer.Exit(1) from None
 
     def main(self, *args: Any, **options: Any) -> Any:

@@ -27,6 +27,7 @@ def flops(
         ),
     ] = None,
     model: options.Model = None,
+    data: options.Data = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -54,6 +55,7 @@ def flops(
             autocompletion=options.complete(choices(plan.Convention)),
         ),
     ] = "true",
+    data_dir: options.DataDir = None,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -75,9 +77,12 @@ def flops(
         folder = run_folder(run)
         report = of_run(folder, convention, trust_code)
     else:
-        if size is None:
-            raise typer.BadParameter("--model needs --input, the shape of one image, such as 3x32x32")
-        image = shape(size)
+        if (size is None) == (data is None):
+            raise typer.BadParameter("--model needs --input, the shape of one image, such as 3x32x32, or --data")
+        if data is not None:
+            image, classes = _of_data(data, data_dir)
+        else:
+            image = shape(str(size))
         if ":" not in str(model) and len(image) != 3:
             raise PlanError(f"input '{size}' is no image; write channels x height x width, such as 3x32x32")
         report = _of_model(str(model), image, classes, plan.parse_set(settings or ()), convention)
@@ -99,6 +104,16 @@ def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> 
     summary = runs.read_summary(folder)
     example = trees.blank(summary["input"], summary.get("input_types"))
     return count_macs(network, example, convention=convention)
+
+
+def _of_data(name: str, data_dir: Path | None) -> tuple[tuple[int, ...], int]:
+    """Returns the shape of the data's images and the number of its classes."""
+    from pruning.data import load
+
+    found = load(name, data_dir)
+    if isinstance(found.shape, dict) or not all(isinstance(n, int) for n in found.shape):
+        raise PlanError(f"data '{name}' has several inputs; train a network on it and count the run")
+    return tuple(found.shape), found.classes
 
 
 def _of_model(name: str, size: tuple[int, ...], classes: int, settings: dict[str, Any], convention: str) -> Any:

@@ -44,6 +44,7 @@ def list_kinds(
             autocompletion=options.complete([*KINDS, "runs"]),
         ),
     ] = None,
+    part: Annotated[str | None, typer.Argument(metavar="PART", help="Of these, those whose name holds this.")] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
@@ -59,7 +60,7 @@ def list_kinds(
     quiet: options.Quiet = False,
     debug: options.Debug = False,
 ) -> None:
-    """List what can be named, with a line on each, or the runs in a folder.
+    """List what can be named, with a line on each, or the runs in a folder, the oldest first.
 
     When standard output is no terminal, the names go there, one per line.
     """
@@ -72,6 +73,11 @@ def list_kinds(
         found = {"runs": found_runs(out, where or [])}
     else:
         found = {name: _entries(name) for name in KINDS if kind in (None, name)}
+    if part is not None:
+        every = [entry["name"] for entries in found.values() for entry in entries]
+        found = {name: [entry for entry in entries if part in entry["name"]] for name, entries in found.items()}
+        if not any(found.values()):
+            raise PlanError(f"none of the {kind or 'names'} holds '{part}'{suggest(part, every)}")
     if json:
         emit_json(found)
         return

@@ -16,7 +16,7 @@ from rich.text import Text
 from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted, Warned
 from pruning.events import Progress as Advanced
 
-from .screen_tables import duration, metric, metric_name, percent
+from .screen_tables import counted, duration, metric, metric_name, percent
 
 PLAIN_WIDTH = 200  # of a log file: a table's line is not broken at a terminal's edge that is not there
 
@@ -86,9 +86,8 @@ class Screen:
             return
         if self.bars.disable and event.epochs:
             resumed = f", resumed after epoch {event.epoch}" if event.epoch else ""
-            self.line(
-                f"{event.phase:<8}{escape(event.run)}: {round(event.epochs, 4)} epochs, {event.steps} steps{resumed}"
-            )
+            length = f"{counted(round(event.epochs, 4), 'epoch')}, {counted(event.steps, 'step')}"
+            self.line(f"{event.phase:<8}{escape(event.run)}: {length}{resumed}")
         name = f"{self.phase}/{self.phases} {event.phase}" if self.phases > 1 else event.phase
         self.present = self.bars.add_task(name, total=event.steps or None, unit="steps", note="")
 
@@ -140,17 +139,47 @@ class Screen:
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table of :mod:`screen_tables`, whose headers begin with `>` for numbers and `~` for what may be broken."""
         self.console.print(Text(title, style="bold"), soft_wrap=True)
+        left_out = too_wide(columns, rows, self.console.width)
+        columns = [column for i, column in enumerate(columns) if i not in left_out]
+        rows = [[cell for i, cell in enumerate(row) if i not in left_out] for row in rows]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.show_header = any(column.strip(">~") for column in columns)
         table.padding, table.collapse_padding = (0, 1), True
         for column in columns:
             justify: JustifyMethod = "right" if column.startswith(">") else "left"
+            name, number = column.lstrip(">~"), column.startswith(">")
             table.add_column(
-                Text(column.lstrip(">~")), justify=justify, no_wrap=not column.startswith("~"), overflow="fold"
+                Text(name), justify=justify, no_wrap=number, overflow="fold", min_width=len(name) if number else 4
             )
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self.console.print(table)
+        if left_out:
+            names = ", ".join(sorted(left_out.values()))
+            self.line(f"[dim]left out on {self.console.width} columns: {escape(names)} (--json has all)[/]")
+
+
+def too_wide(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> dict[int, str]:
+    """Returns {place: name} of the columns of numbers that a table on `width` columns leaves out, so that no number is cut.
+
+    What may be broken into lines needs a few letters; the columns of LEAST go first, then those further right.
+    """
+    names = [column.lstrip(">~") for column in columns]
+    widths = [
+        max([len(names[i]), *(len(row[i]) for row in rows)]) if column.startswith(">") else min(WORDS, 1 + width // 4)
+        for i, column in enumerate(columns)
+    ]
+    numbers = [i for i, column in enumerate(columns) if column.startswith(">")]
+    order = sorted(numbers, key=lambda i: (LEAST.index(names[i]) if names[i] in LEAST else len(LEAST), -i))
+    left_out: dict[int, str] = {}
+    while order[1:] and sum(2 + w for i, w in enumerate(widths) if i not in left_out) > width:
+        place = order.pop(0)
+        left_out[place] = names[place]
+    return left_out
+
+
+WORDS = 16  # columns that a word needs before numbers are left out for it
+LEAST = ("images/s", "stability", "seeds", "MACs", "nonzero", "nonzero MACs", "val. acc.", "steps", "time", "weights")
 
 
 def _note(event: EpochDone, epochs: float) -> str:

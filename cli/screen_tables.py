@@ -52,6 +52,11 @@ def count(value: float | None) -> str:
     return f"{value:g}"
 
 
+def counted(number: float, what: str) -> str:
+    """Returns `1 run` or `3 runs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def times(value: float | None) -> str:
     """Returns `9.8x`."""
     return NONE if value is None else f"{value:.3g}x" if value < 1000 else f"{value:.0f}x"
@@ -156,18 +161,24 @@ def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
         f">{metric_name([row for row in rows if row.get('metric_name')])}",
         ">speedup",
         "~time",
+        "~from",
     ]
     body = []
     for row in rows:
         numbers = [percent(row.get("sparsity")), metric(row), times(row.get("speedup"))]
         state = duration(row["seconds"]) if row["done"] else row["summary"]
-        body.append([row["name"], *numbers, state])
-    return f"{len(rows)} runs in {out}/", columns, body
+        parent = "-".join(str(row.get("parent") or "").rsplit("-", 2)[-2:])  # its phase and digest
+        body.append([row["name"], *numbers, state, parent])
+    return f"{counted(len(rows), 'run')} in {out}/, the oldest first", columns, body
 
 
 def verified(found: Sequence[Any]) -> Table:
     """Returns the state of runs, those that are whole and nothing more without a reason."""
-    return f"{len(found)} runs", ["run", "state", "~"], [[entry.run.name, entry.state, entry.why] for entry in found]
+    return (
+        counted(len(found), "run"),
+        ["run", "state", "~"],
+        [[entry.run.name, entry.state, entry.why] for entry in found],
+    )
 
 
 def result(summary: Mapping[str, Any]) -> Table:
@@ -233,7 +244,7 @@ def rates(
     found: Mapping[str, Any], steps: Sequence[int], per_epoch: int, length: int | float | str, total: int
 ) -> Table:
     """Returns the learning rates of schedules {name: step -> rate}, one row per step."""
-    epochs = f"{total / per_epoch:g} epochs" if isinstance(length, str) else f"{length} epochs"
+    epochs = counted(total / per_epoch, "epoch") if isinstance(length, str) else f"{length} epochs"
     body = [[str(s), f"{s / per_epoch:.4g}", *(f"{rate(s):.4g}" for rate in found.values())] for s in steps]
     title = f"Learning rates of a retraining of {epochs}, {total} steps"
     return title, [">step", ">epoch", *(f">{name}" for name in found)], body

@@ -42,7 +42,13 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
         line = f"{row.get('metric_name') or 'accuracy'} {metric(row)}, sparsity {percent(row.get('sparsity'))}"
     else:
         line = "unfinished"
-    return {"name": Path(row["run"]).name, "summary": line, "done": row["done"], **runs.result(row)}
+    return {
+        "name": Path(row["run"]).name,
+        "summary": line,
+        "done": row["done"],
+        "parent": row.get("parent"),
+        **runs.result(row),
+    }
 
 
 def _parsed(condition: str) -> tuple[str, str, str]:
@@ -50,7 +56,7 @@ def _parsed(condition: str) -> tuple[str, str, str]:
     if not match:
         raise PlanError(f"--where takes KEY=VALUE (or !=, <, <=, >, >=), not '{condition}'")
     key, sign, text = match.groups()
-    known = ("name", "done", *runs.RESULT_KEYS)
+    known = ("name", "done", "parent", *runs.RESULT_KEYS)
     if key not in known:
         raise PlanError(f"--where: key '{key}' is unknown{suggest(key, known)}; allowed: {', '.join(known)}")
     return key, sign, text

@@ -60,7 +60,7 @@ def test_a_finished_command_does_nothing_but_print_again(prune: Prune, workspace
 
 def test_standard_error_tells_and_quiet_is_quiet(prune: Prune, workspace: Path) -> None:
     told = prune("train", *TINY, *FAST, "--epochs", 1)
-    assert told.err.splitlines()[0] == f"train   {told.run}: 1 epochs, 3 steps"
+    assert told.err.splitlines()[0] == f"train   {told.run}: 1 epoch, 3 steps"
     assert "accuracy" in told.err.splitlines()[1]
     quiet = prune("train", *TINY, *FAST, "--epochs", 1, "--seed", 1, "--quiet")
     assert quiet.err == ""
@@ -257,14 +257,14 @@ def test_list_runs_finds_those_that_fit(prune: Prune, history: Path) -> None:
         assert outcome.code == 0, outcome.err
         return [runs.read_phase(Path(line)).phase for line in outcome.out.splitlines()]
 
-    assert found() == ["prune", "retrain", "train"]
+    assert found() == ["train", "prune", "retrain"]
     assert found("phase=train") == ["train"]
     assert found("phase!=train", "sparsity>=0.5") == ["prune", "retrain"]
     assert found("epochs>0", "sparsity<0.5") == ["train"]
-    assert found("done=true") == ["prune", "retrain", "train"]
+    assert found("done=true") == ["train", "prune", "retrain"]
     assert found("images_per_second=null") == ["prune"]
     rows = prune("list", "runs", "--out", history.parent, "--json").json["runs"]
-    assert all(list(row) == ["name", "summary", "done", *runs.RESULT_KEYS] for row in rows)
+    assert all(list(row) == ["name", "summary", "done", "parent", *runs.RESULT_KEYS] for row in rows)
     assert prune("list", "runs", "--out", "nowhere").code == 1
 
 
@@ -276,8 +276,9 @@ def test_list_runs_tells_unfinished_and_damaged_ones(prune: Prune, history: Path
     listed = prune("list", "runs", "--out", tmp_path / "runs")
     assert "unfinished" in listed.err
     rows = {row["name"]: row for row in prune("list", "runs", "--out", tmp_path / "runs", "--json").json["runs"]}
-    assert [rows[run.name]["done"] for run in (dense, pruned)] == [True, False]
-    assert prune("list", "runs", "--out", tmp_path / "runs", "--where", "done=false").out == f"{pruned}\n"
+    assert [rows[run.name]["done"] for run in (dense, pruned, retrained)] == [True, False, False]
+    assert "phase.json is damaged" in rows[retrained.name]["summary"]
+    assert prune("list", "runs", "--out", tmp_path / "runs", "--where", "done=false").out.splitlines()[0] == str(pruned)
 
 
 def test_doctor(prune: Prune) -> None:

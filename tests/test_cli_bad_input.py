@@ -344,5 +344,8 @@ def test_what_was_not_foreseen_is_one_line_too(prune: Prune, workspace: Path, mo
 
     monkeypatch.setattr(engine, "run", fail)
     outcome = prune("train", "digits")
-    assert outcome.err == "error: RuntimeError: CUDA error: device-side assert (--debug shows where)\n"
+    assert outcome.err == (
+        "error: prune train: RuntimeError: CUDA error: device-side assert "
+        "(a fault of prune's own: please report it with what --debug prints)\n"
+    )
     assert outcome.code == 1

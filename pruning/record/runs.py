@@ -222,15 +222,22 @@ def train_settings(run: Path) -> Train:
     return phase
 
 
+def _begun(run: Path) -> tuple[float, str]:
+    """Returns when a run began, as far as its files tell, and its name."""
+    return (run / PHASE).stat().st_mtime, run.name
+
+
 def listing(out: Path) -> list[dict[str, Any]]:
-    """Returns what lies under `out`, sorted by name: summaries, and what is known of runs that have not finished."""
+    """Returns what lies under `out`, the oldest first: summaries with parents, and what is known of unfinished runs."""
     rows = []
-    for folder in sorted(p for p in out.iterdir() if is_run(p)) if out.is_dir() else []:
+    for folder in sorted((p for p in out.iterdir() if is_run(p)), key=_begun) if out.is_dir() else []:
         try:
             if is_done(folder):
-                rows.append({**read_summary(folder), "done": True})
+                rows.append({**read_summary(folder), "parent": read_record(folder).get("parent"), "done": True})
             else:
-                rows.append({"run": str(folder), "phase": read_phase(folder).phase, "done": False})
+                record = read_record(folder)
+                phase = read_phase(folder).phase
+                rows.append({"run": str(folder), "phase": phase, "parent": record.get("parent"), "done": False})
         except PlanError as error:
             rows.append({"run": str(folder), "phase": None, "done": False, "error": str(error)})
     return rows

@@ -1,0 +1,84 @@
+"""Tables on narrow terminals: numbers are whole or left out by name, words are broken."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pytest
+from conftest import TINY, Prune
+from pruning.cli import screen, screen_tables
+from rich.console import Console
+
+COLUMNS = ["run", ">sparsity", ">accuracy", ">MACs", ">speedup", ">time"]
+ROWS = [
+    ["lenet-300-100-digits-s0-retrain-4835ae51", "90.0 %", "98.76 %", "1.23 M", "13.8x", "638 ms"],
+    ["a", "0.0 %", "100.00 %", "537 k", "1x", "4 min 10 s"],
+]
+
+
+def drawn(width: int, columns: Sequence[str] = COLUMNS, rows: Sequence[Sequence[str]] = ROWS) -> str:
+    """Returns the table as it is drawn on a terminal of that width."""
+    shown = screen.Screen()
+    shown.console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    shown.table("Title", columns, rows)
+    text = shown.console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(len(line) <= width for line in text.splitlines()[1:] if "left out" not in line)
+    return text
+
+
+@pytest.mark.parametrize("width", [30, 40, 50, 60, 70, 80, 100, 200])
+def test_no_number_is_cut(width: int) -> None:
+    text = drawn(width)
+    left = screen.too_wide(COLUMNS, ROWS, width)
+    for i, column in enumerate(COLUMNS):
+        for row in ROWS:
+            if column.startswith(">"):
+                assert (row[i] in text) == (i not in left) or any(
+                    row[i] in cell for r in ROWS for cell in r if cell != row[i]
+                )
+    for name in left.values():
+        assert name in text.splitlines()[-1]
+    letters = "".join(line[: width // 2] for line in text.splitlines())
+    assert letters.replace(" ", "").count("lenet") or "lenet" in text.replace("\n", "")
+
+
+def test_what_is_left_out_goes_by_rank() -> None:
+    assert screen.too_wide(COLUMNS, ROWS, 200) == {}
+    assert screen.too_wide(COLUMNS, ROWS, 60) == {3: "MACs"}
+    assert list(screen.too_wide(COLUMNS, ROWS, 45).values()) == ["MACs", "time"]
+    assert len(screen.too_wide(COLUMNS, ROWS, 10)) == 4  # one number stays
+
+
+def test_one_is_no_plural() -> None:
+    assert [screen_tables.counted(n, "epoch") for n in (0, 1, 2, 0.5)] == [
+        "0 epochs",
+        "1 epoch",
+        "2 epochs",
+        "0.5 epochs",
+    ]
+
+
+def test_runs_are_listed_by_time_with_their_parents(prune: Prune, workspace: object) -> None:
+    dense = prune("train", *TINY, "--epochs", "1").run
+    pruned = prune("prune", dense, "--sparsity", "0.5", "--device", "cpu").run
+    found = prune("list", "runs", "--json").json["runs"]
+    assert [(row["name"], row["parent"]) for row in found] == [(dense.name, None), (pruned.name, dense.name)]
+    assert "train-" in prune("list", "runs").err.splitlines()[-2]
+    assert [row["name"] for row in prune("list", "runs", "prune-", "--json").json["runs"]] == [pruned.name]
+
+
+def test_lists_are_filtered_by_a_part_of_the_name(prune: Prune) -> None:
+    names = [entry["name"] for entry in prune("list", "studies", "renda", "--json").json["studies"]]
+    assert names
+    assert all("renda" in name for name in names)
+    refused = prune("list", "studies", "rendo")
+    assert refused.code == 1
+    assert "none of the studies holds 'rendo'" in refused.err
+
+
+def test_flops_take_the_shape_from_the_data(prune: Prune) -> None:
+    by_data = prune("flops", "--model", "lenet-5", "--data", "digits", "--json").json
+    assert by_data == prune("flops", "--model", "lenet-5", "--input", "1x8x8", "--json").json
+    for args in (("--data", "digits", "--input", "1x8x8"), ()):
+        assert prune("flops", "--model", "lenet-5", *args).code == 2
