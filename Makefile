@@ -5,7 +5,7 @@ TORCH ?= torch>=2.11
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint soak clean
 
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ lint: $(VENV)/.tested
 	$(BIN)/ruff check cli pruning benchmarks tests setup.py
 	$(BIN)/ruff format --check cli pruning benchmarks tests setup.py
 	$(BIN)/mypy
+
+# Thousands of kills, damaged run folders and disk faults; takes half an hour. make soak SOAK="--kills 50 --folders 500 --faults 50"
+soak: $(VENV)/.tested
+	$(BIN)/python tests/soak.py $(SOAK)
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)

@@ -25,6 +25,10 @@ figure div { overflow-x: auto; }
 figure svg { display: block; width: 100%; height: auto; margin: 0 auto; }
 figure.wide svg { min-width: 46rem; }
 figcaption { font-size: .9rem; color: #444b54; padding: .25rem .5rem; }
+.table, figure.wide div { background: linear-gradient(to right, #fff 40%, #fff0) left / 3rem 100% local no-repeat,
+  linear-gradient(to left, #fff 40%, #fff0) right / 3rem 100% local no-repeat,
+  linear-gradient(to right, #0004, #0000) left / 1rem 100% scroll no-repeat,
+  linear-gradient(to left, #0004, #0000) right / 1rem 100% scroll no-repeat; } /* a shadow at the edge beyond which there is more */
 .table { overflow-x: auto; margin: 1rem 0; border: 1px solid var(--line); border-radius: 6px; }
 .table.tall { max-height: 70vh; overflow-y: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }
