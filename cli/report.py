@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import options
+from . import options, screen_tables
 from .output import emit, emit_json
 from .screen import Screen
 
@@ -47,6 +47,7 @@ def report(
     told = write_report(runs, out, study)
     with Screen(quiet=quiet) as screen:
         missing = f", {told['missing']} missing" if told["missing"] else ""
-        screen.plain([f"{told['runs']} results{missing}: {len(told['tables'])} tables, {len(told['figures'])} figures"])
+        made = ", ".join(screen_tables.counted(len(told[kind]), kind[:-1]) for kind in ("tables", "figures"))
+        screen.plain([f"{screen_tables.counted(told['runs'], 'result')}{missing}: {made}"])
         screen.plain(told["notes"])
     emit_json(told) if json else emit(told["page"])

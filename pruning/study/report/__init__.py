@@ -87,7 +87,8 @@ def _facts(section: Section) -> str:
         lines.append("After " + ", ".join(cited).removeprefix("after ") + ".")
     missing = len(section.rows) - len(done)
     lines.append(
-        f"{len(done)} results, seeds {', '.join(map(str, seeds))}"
+        f"{len(done)} result{'' if len(done) == 1 else 's'}, "
+        f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
         + (f"; {missing} of {len(section.rows)} are missing." if missing else "; none is missing.")
     )
     lines.append(_made_with(done))
