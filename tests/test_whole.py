@@ -188,6 +188,7 @@ def test_what_kills_leave_behind_goes(interrupted: tuple[Path, Path], tmp_path: 
     engine.advance(TRAIN, None, tmp_path, device="cpu")
     (run / ".tmpLater").write_bytes(b"left")
     (run / runs.RESUME).write_bytes(b"left")
+    (run / "lock").write_text("process 1 on nowhere")
     engine.advance(TRAIN, None, tmp_path, device="cpu")  # reuses it
     names = {path.name for path in run.iterdir()}
     assert names == {

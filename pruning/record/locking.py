@@ -27,6 +27,14 @@ def locked(run: Path, notice: Callable[[str], None]) -> Iterator[None]:
         file.close()
 
 
+def clear(run: Path) -> None:
+    """Removes the lock that a process which was killed left; leaves one that a process holds."""
+    path = run / LOCK
+    with contextlib.suppress(OSError), path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+
+
 def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
     while True:
         try:
