@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from pruning import engine
 from pruning.masks import Masks
 from pruning.plan import PlanError, Prune, Retrain, Train
-from pruning.record import checkpoint, runs, writing
+from pruning.record import checkpoint, runs, whole, writing
 
 TRAIN = Train(model="lenet-300-100", data="digits", epochs=1)
 
@@ -128,6 +130,27 @@ def test_a_full_disk_is_an_error_and_no_loss(pruned: Path, room: int, tmp_path: 
     run = retrain(pruned)
     assert runs.is_done(run)
     assert not list(run.glob("*.part"))
+
+
+@pytest.mark.parametrize("what", ["lock", "log", "digest"])
+def test_a_disk_that_fails_anywhere_is_an_error_that_names_the_file(
+    pruned: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    module, name, message = {
+        "lock": (socket, "gethostname", "cannot write .*lock: Input/output error"),
+        "log": (os, "fsync", "cannot write .*log.jsonl: Input/output error"),
+        "digest": (whole, "sha256", "cannot be read: Input/output error"),
+    }[what]
+    work, run = (runs.sync_log, runs.history(pruned)[0]) if what == "log" else (retrain, pruned)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, failing)
+        with pytest.raises(PlanError, match=message):
+            work(run)
+    assert not list(pruned.parent.glob("*/lock"))
+    assert runs.is_done(retrain(pruned))
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ TAMPERED: dict[str, tuple[int, Callable[[list[Path]], Any], str]] = {
     "a bit of the masks": (1, lambda c: flip(c[1] / runs.MASKS), "masks.safetensors is not the file"),
     "settings": (1, lambda c: settings(c[1], sparsity=0.25), "phase.json was changed"),
     "settings of the parent": (1, lambda c: settings(c[0], lr=0.5), "phase.json was changed"),
+    "settings of another": (2, lambda c: shutil.copy(c[1] / runs.PHASE, c[2]), "phase.json is of another run"),
     "the parent's name": (2, lambda c: edit(c[2] / runs.PHASE, parent=c[0].name), "phase.json was changed"),
 }
 

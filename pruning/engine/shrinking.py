@@ -17,7 +17,7 @@ from pruning.engine.results import load_masks
 from pruning.engine.session import open_session, recorded
 from pruning.flops import count_macs
 from pruning.plan import SCHEMA, PlanError
-from pruning.record import checkpoint, runs, writing
+from pruning.record import checkpoint, runs, whole, writing
 from pruning.record.schemas import Shrunk
 from pruning.record.stamp import place
 from pruning.record.text import checked, read_object
@@ -70,7 +70,7 @@ def shrink_run(run: Path | str, to: Path | None = None, *, library: bool = False
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)  # written last: it says that the folder is whole
     checkpoint.save(folder / runs.WEIGHTS, checkpoint.state(small))
-    writing.write_json(folder / RECORD, record)
+    writing.write_json(folder / RECORD, {**record, "files": whole.files(folder)})
     return folder
 
 
@@ -88,6 +88,11 @@ def load_shrunk(folder: Path | str, trust_code: bool = False) -> nn.Module:
     """Returns the smaller network of a folder that :func:`shrink_run` made, in evaluation mode; needs no data and no run."""
     record = read_shrunk(folder)
     allow([record["model"]], trust_code, f"'{folder}'")
+    weights = Path(folder) / runs.WEIGHTS
+    if record.get("files") is not None:  # recorded by later versions
+        if runs.WEIGHTS not in record["files"]:
+            raise PlanError(f"{Path(folder) / RECORD} is damaged: 'files' lacks {runs.WEIGHTS}")
+        whole.compare(weights, record["files"][runs.WEIGHTS], f"'{folder}'", RECORD)
     network = models.build(
         record["model"],
         tuple(record["input"]),
@@ -96,5 +101,5 @@ def load_shrunk(folder: Path | str, trust_code: bool = False) -> nn.Module:
         seed=0,
         trial=trial.of_record(record),
     )
-    refit(network, checkpoint.load(Path(folder) / runs.WEIGHTS)[0])
+    refit(network, checkpoint.load(weights)[0])
     return network.eval()

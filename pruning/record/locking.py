@@ -49,8 +49,12 @@ def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
             fcntl.flock(file, fcntl.LOCK_EX)
         # The holder before us removes the file when it ends: a lock on a removed file is worth nothing.
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
+            except OSError as error:
+                path.unlink(missing_ok=True)
+                raise PlanError(f"cannot write {path}: {error.strerror}") from None
             return file
         file.close()

@@ -86,8 +86,11 @@ def append_log(run: Path, record: Mapping[str, Any]) -> None:
 def sync_log(run: Path) -> None:
     """Has log.jsonl reach the disk, before a state that counts on its lines does."""
     if (run / LOG).exists():
-        with (run / LOG).open("rb") as file:
-            os.fsync(file.fileno())
+        try:
+            with (run / LOG).open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise PlanError(f"cannot write {run / LOG}: {error.strerror}") from None
 
 
 def trim_log(run: Path, epoch: int) -> None:
@@ -202,7 +205,7 @@ def fit_name(name: str) -> bool:
 
 
 def check_digest(run: Path) -> None:
-    """Raises PlanError where the settings of the run, or of one before it, are not those that its digest is of."""
+    """Raises PlanError where the settings of the run, or of one before it, are not those that its digest and summary are of."""
     parent = ""
     for folder in history(run):
         record = read_record(folder)
@@ -210,6 +213,9 @@ def check_digest(run: Path) -> None:
             raise PlanError(
                 f"{folder / PHASE} was changed: its settings or its parent are not those that its digest is of"
             )
+        made = read_json(folder / SUMMARY).get("run") if is_done(folder) else None
+        if isinstance(made, str) and re.search("-[0-9a-f]{8}$", made) and made[-8:] != record["digest"][:8]:
+            raise PlanError(f"{folder / PHASE} is of another run than {SUMMARY}, which is of run '{made}'")
         parent = record["digest"]
 
 

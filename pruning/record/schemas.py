@@ -124,3 +124,4 @@ class Shrunk(BaseModel):
     params: Annotated[list[Count], Field(min_length=2, max_length=2)]
     macs: Annotated[list[Count], Field(min_length=2, max_length=2)]
     layers: dict[str, Annotated[list[list[Count] | None], Field(min_length=2, max_length=2)]]
+    files: dict[str, File] | None = None

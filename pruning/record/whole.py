@@ -27,11 +27,14 @@ def sha256(path: Path) -> str:
 def files(run: Path) -> dict[str, dict[str, Any]]:
     """Returns {file name: its SHA-256 and size} of the tensor files that a run holds now, but for its resume file."""
     paths = sorted(path for path in run.glob("*.safetensors") if path.name != runs.RESUME)
-    with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter's lock to others
-        return {
-            path.name: {"sha256": digest, "bytes": path.stat().st_size}
-            for path, digest in zip(paths, pool.map(sha256, paths), strict=True)
-        }
+    try:
+        with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter's lock to others
+            return {
+                path.name: {"sha256": digest, "bytes": path.stat().st_size}
+                for path, digest in zip(paths, pool.map(sha256, paths), strict=True)
+            }
+    except OSError as error:
+        raise PlanError(f"tensor files of '{run}' cannot be read: {error.strerror}") from None
 
 
 def held(run: Path, name: str) -> Path | None:
@@ -48,17 +51,19 @@ def held(run: Path, name: str) -> Path | None:
         if path.exists():
             raise PlanError(f"{path} is none of the files that run '{run}' ended with")
         return None
+    compare(path, known[name], f"run '{run}'", runs.SUMMARY)
+    return path
+
+
+def compare(path: Path, file: dict[str, Any], owner: str, record: str) -> None:
+    """Raises PlanError where a file is missing or is not the one that the owner ended with, by SHA-256 and size in its record."""
     try:
-        size = path.stat().st_size
-        if size != known[name]["bytes"] or sha256(path) != known[name]["sha256"]:
-            raise PlanError(
-                f"{path} is not the file that run '{run}' ended with: its bytes differ from summary.json's digest"
-            )
+        if path.stat().st_size != file["bytes"] or sha256(path) != file["sha256"]:
+            raise PlanError(f"{path} is not the file that {owner} ended with: its bytes differ from {record}'s digest")
     except FileNotFoundError:
-        raise PlanError(f"{path} is missing: run '{run}' ended with it") from None
+        raise PlanError(f"{path} is missing: {owner} ended with it") from None
     except OSError as error:
         raise PlanError(f"{path} cannot be read: {error.strerror}") from None
-    return path
 
 
 def held_together(run: Path, *names: str) -> list[Path | None]:
