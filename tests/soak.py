@@ -13,6 +13,7 @@ import argparse
 import builtins
 import errno
 import io
+import json
 import math
 import os
 import random
@@ -76,35 +77,33 @@ def kills(number: int, draw: random.Random, folder: Path, tell: Tell) -> Counter
     return found
 
 
-CALLS = ("replace", "fsync", "os.open", "open")
+CALLS = ("os.replace", "os.fsync", "os.open", "open")
 
 
 def run_with_a_fault(out: Path, name: str, count: int, number: int, told: Path | None = None) -> None:
     """Carries the plan out where the `count`-th call of a function on a file of the plan fails as a full or broken disk does.
 
-    The number of calls goes to the file `told`. Exit code 3 is an error of the house's own, 4 any other.
+    The numbers of calls go to the file `told`. Exit code 3 is an error of the house's own, 4 any other.
     """
-    calls = 0
+    calls: Counter[str] = Counter()
 
-    def failing(original: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(called: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def function(file: Any, *args: Any, **options: Any) -> Any:
-            nonlocal calls
-            if name == "fsync" or str(file).startswith(str(out)):
-                calls += 1
-                if calls == count:
+            if called == "os.fsync" or str(file).startswith(str(out)):
+                calls[called] += 1
+                if (called, calls[called]) == (name, count):
                     raise OSError(number, os.strerror(number))
             return original(file, *args, **options)
 
         return function
 
-    if name == "open":
-        builtins.open = io.open = failing(io.open)  # type: ignore[assignment]
-    else:
-        own = name.removeprefix("os.")
-        setattr(os, own, failing(getattr(os, own)))
+    builtins.open = io.open = watched("open", io.open)  # type: ignore[assignment]
+    for called in CALLS[:3]:
+        own = called.removeprefix("os.")
+        setattr(os, own, watched(called, getattr(os, own)))
     _ended(out)
     if told is not None:
-        os.write(os.open(told, os.O_WRONLY | os.O_CREAT), str(calls).encode())
+        told.write_text(json.dumps(calls))
 
 
 def run_in_little_room(out: Path, room: int) -> None:
@@ -133,11 +132,9 @@ def faults(number: int, draw: random.Random, folder: Path, tell: Tell) -> Counte
     run_plan(PLAN, whole)
     wanted = bits(whole)
     largest = max(file.stat().st_size for file in whole.glob("*/*"))
-    totals = {}
-    for name in CALLS:
-        assert work(run_with_a_fault, out, name, 0, 0, folder / name) == 0
-        totals[name] = int((folder / name).read_text())
-        shutil.rmtree(out)
+    assert work(run_with_a_fault, out, "", 0, 0, folder / "calls") == 0
+    totals = json.loads((folder / "calls").read_text())
+    shutil.rmtree(out)
     for i in range(number):
         name = draw.choice((*CALLS, "room"))
         if name == "room":
