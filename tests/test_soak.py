@@ -16,7 +16,7 @@ import soak_folders
 
 def test_a_few_attacks_leave_nothing_wrong(tmp_path: Path) -> None:
     table = tmp_path / "table"
-    command = [sys.executable, soak.__file__, "--kills", "3", "--folders", "40", "--faults", "3", "--seed", "7"]
+    command = [sys.executable, soak.__file__, "--kills", "2", "--folders", "40", "--faults", "2", "--seed", "7"]
     done = subprocess.run(
         [*command, "--out", str(table)], cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, check=False
     )
