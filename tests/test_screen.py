@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from conftest import TINY, Prune
 from pruning.cli import screen, screen_tables
 from rich.console import Console
+from rich.text import Text
 
 COLUMNS = ["run", ">sparsity", ">accuracy", ">MACs", ">speedup", ">time"]
 ROWS = [
@@ -45,9 +48,58 @@ def test_no_number_is_cut(width: int) -> None:
 
 def test_what_is_left_out_goes_by_rank() -> None:
     assert screen.too_wide(COLUMNS, ROWS, 200) == {}
+    assert screen.too_wide(COLUMNS, ROWS, 65) == {}  # long names are broken before a number goes
     assert screen.too_wide(COLUMNS, ROWS, 60) == {3: "MACs"}
     assert list(screen.too_wide(COLUMNS, ROWS, 45).values()) == ["MACs", "time"]
     assert len(screen.too_wide(COLUMNS, ROWS, 10)) == 4  # one number stays
+
+
+def test_texts_are_broken_between_words_and_not_before_a_unit() -> None:
+    text = Text("Layers (weights without biases; 537 k MACs; 10.8x; 638 ms)", style="bold")
+    assert [line.plain for line in screen.wrapped(text, 200)] == [text.plain]
+    assert [line.plain for line in screen.wrapped(text, 35)] == [
+        "Layers (weights without biases;", "537 k MACs; 10.8x; 638 ms)",
+    ]  # fmt: skip
+    for width in range(1, 60):
+        lines = [line.plain for line in screen.wrapped(text, width)]
+        assert " ".join(lines) == text.plain
+        assert all(any(unit in line for line in lines) for unit in ("537 k", "10.8x", "638 ms"))
+        assert all(len(line) <= max(width, len("(weights")) for line in lines)
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_commands_on_a_narrow_terminal_show_whole_numbers(
+    prune: Prune, history: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.chdir(history.parents[1])
+    seen: list[tuple[list[str], Sequence[Sequence[str]]]] = []
+
+    def table(self: screen.Screen, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        self.console = Console(file=io.StringIO(), width=width, force_terminal=False)
+        self.terminal = True
+        draw(self, title, columns, rows)
+        left = screen.too_wide(columns, rows, width)
+        kept = [i for i, column in enumerate(columns) if column.startswith(">") and i not in left]
+        seen.append((self.console.file.getvalue().splitlines(), [[row[i] for i in kept] for row in rows]))  # type: ignore[attr-defined]
+
+    draw = screen.Screen.table
+    monkeypatch.setattr(screen.Screen, "table", table)
+    for args in (
+        ("show", history, "--layers"),
+        ("list", "runs"),
+        ("flops", history),
+        ("flops", "--model", "resnet56", "--input", "3x32x32"),
+        ("verify", "runs"),
+        ("run", "digits", "--dry-run"),
+    ):
+        seen.clear()
+        assert prune(*args).code == 0
+        assert seen
+        for lines, rows in seen:
+            assert all(len(line) <= width for line in lines), args
+            for row in rows:  # side by side on one line, whatever is broken into more
+                cells = [re.compile(rf"(^|\s){re.escape(cell)}(\s|$)") for cell in row]
+                assert any(all(cell.search(line) for cell in cells) for line in lines), row
 
 
 def test_one_is_no_plural() -> None:
