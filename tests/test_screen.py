@@ -132,5 +132,37 @@ def test_lists_are_filtered_by_a_part_of_the_name(prune: Prune) -> None:
 def test_flops_take_the_shape_from_the_data(prune: Prune) -> None:
     by_data = prune("flops", "--model", "lenet-5", "--data", "digits", "--json").json
     assert by_data == prune("flops", "--model", "lenet-5", "--input", "1x8x8", "--json").json
-    for args in (("--data", "digits", "--input", "1x8x8"), ()):
+    shapes = prune("flops", "--model", "lenet-5", "--data", "digits", "--set", "model_options.pool=avg", "--json")
+    assert shapes.code == 1
+    assert "pool" in shapes.err
+    with_classes = ("--data", "digits", "--classes", "10")
+    for args in (("--data", "digits", "--input", "1x8x8"), (), with_classes):
         assert prune("flops", "--model", "lenet-5", *args).code == 2
+
+
+def test_flops_of_code_and_data_of_ones_own(prune: Prune, workspace: Path) -> None:
+    named = ("--model", "nets.py:tiny", "--data", "sets.py:blobs")
+    narrow, wide = (
+        prune("flops", *named, "--set", f"{key}=5", "--json").json for key in ("width", "model_options.width")
+    )
+    assert narrow == wide
+    assert narrow["macs"] == 16 * 5 + 5 * 3
+    assert prune("flops", *named, "--set", "data_options.colour=1").code == 1
+    two = """
+import torch
+def pairs():
+    x = {"left": torch.ones(12, 4), "right": torch.ones(12, 6)}
+    y = torch.arange(12) % 3
+    return {"train": (x, y), "validation": (x, y), "test": (x, y), "classes": 3}
+class Net(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.out = torch.nn.Linear(10, classes)
+    def forward(self, left, right):
+        return self.out(torch.cat([left, right], 1))
+def net(classes):
+    return Net(classes)
+"""
+    (workspace / "two.py").write_text(two)
+    assert prune("flops", "--model", "two.py:net", "--data", "two.py:pairs", "--json").json["macs"] == 30
+    assert not (workspace / "runs").exists()
