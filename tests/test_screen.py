@@ -109,6 +109,9 @@ def test_one_is_no_plural() -> None:
         "2 epochs",
         "0.5 epochs",
     ]
+    rates = screen_tables.rates({"lrw": lambda step: 0.1}, [0], 1, 1, 1)
+    assert rates[0] == "Learning rates of a retraining of 1 epoch, 1 step"
+    assert screen_tables.listing([], Path("runs"))[0].startswith("0 runs in runs/")
 
 
 def test_runs_are_listed_by_time_with_their_parents(prune: Prune, workspace: object) -> None:
@@ -166,3 +169,20 @@ def net(classes):
     (workspace / "two.py").write_text(two)
     assert prune("flops", "--model", "two.py:net", "--data", "two.py:pairs", "--json").json["macs"] == 30
     assert not (workspace / "runs").exists()
+
+
+def test_one_damaged_run_is_no_plural(prune: Prune, workspace: Path) -> None:
+    run = prune("train", *TINY, "--epochs", "1").run
+    (run / "weights.safetensors").write_bytes(b"")
+    assert "error: 1 of 1 run is damaged or orphaned; the first is" in prune("verify", run).err
+    listed = prune("list", "runs").err
+    assert "1 run in runs/" in listed
+    assert "state" not in listed
+
+
+def test_runs_that_are_not_done_have_a_state(prune: Prune, workspace: Path) -> None:
+    run = prune("train", *TINY, "--epochs", "1").run
+    (run / "summary.json").unlink()
+    listed = prune("list", "runs").err
+    assert "state" in listed
+    assert "unfinished" in listed
