@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import os
 import random
@@ -222,18 +223,24 @@ def numbers(told: str) -> Any:
 # --- faults -----------------------------------------------------------------------------------------------------------------------
 
 
-def run_with_a_fault(text: str, out: Path, name: str, count: int, number: int) -> None:
-    """Carries a plan out where the `count`-th call of os.NAME fails as a full or broken disk does."""
-    original, calls = getattr(os, name), 0
+CALLS = ("os.replace", "os.fsync", "os.unlink", "os.mkdir", "os.open", "io.open")
+
+
+def run_with_a_fault(text: str, out: Path, call: str, count: int, number: int) -> None:
+    """Carries a plan out where the `count`-th call of a function on something in `out` fails as a full or broken disk does."""
+    module, name = {"os": os, "io": io}[call.split(".")[0]], call.split(".")[1]
+    original, calls = getattr(module, name), 0
 
     def failing(*args: Any, **options: Any) -> Any:
         nonlocal calls
-        calls += 1
-        if calls == count:
-            raise OSError(number, os.strerror(number))
+        path = args[0] if isinstance(args[0], (str, os.PathLike)) else None
+        if path is None or out in Path(path).parents:
+            calls += 1
+            if calls == count:
+                raise OSError(number, os.strerror(number), *([os.fspath(path)] if path else []))
         return original(*args, **options)
 
-    setattr(os, name, failing)
+    setattr(module, name, failing)
     try:
         run_plan(text, out)
     except Exception as error:
@@ -248,11 +255,11 @@ def faults(number: int, draw: random.Random, folder: Path) -> Counter[str]:
     wanted = bits(whole)
     for i in range(number):
         out = folder / "faulty"
-        name = draw.choice(("replace", "fsync", "open"))
+        name = draw.choice(CALLS)
         code = work(run_with_a_fault, PLAN, out, name, draw.randint(1, 60), draw.choice((errno.ENOSPC, errno.EIO)))
         found["tracebacks"] += code not in (0, 3)
         if code not in (0, 3):
-            print(f"fault of os.{name}: exit code {code}", flush=True)
+            print(f"fault of {name}: exit code {code}", flush=True)
         if work(run_plan, PLAN, out) != 0:
             found["tracebacks"] += 1
         elif bits(out) != wanted or list(out.glob("*/.*")):

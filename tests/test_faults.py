@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import resource
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +131,30 @@ def test_a_full_disk_is_an_error_and_no_loss(pruned: Path, room: int, tmp_path: 
     run = retrain(pruned)
     assert runs.is_done(run)
     assert not list(run.glob("*.part"))
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync", "unlink"])
+def test_any_call_that_a_broken_disk_fails_is_one_error_and_no_loss(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, count, calls = getattr(os, call), 0, 0
+    while calls >= count:  # fails each call in turn, until a run makes fewer
+        count, calls = count + 1, 0
+
+        def failing(*args: Any, count: int = count, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == count:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), *args[: 0 if isinstance(args[0], int) else 1])
+            return original(*args, **options)
+
+        out = tmp_path / str(count)
+        with monkeypatch.context() as patched, contextlib.suppress(PlanError):
+            patched.setattr(os, call, failing)
+            engine.advance(TRAIN, None, out, device="cpu")
+        assert runs.is_done(engine.advance(TRAIN, None, out, device="cpu"))
+        assert not list(out.glob("*/.*"))
+    assert count > 5
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

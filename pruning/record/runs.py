@@ -86,8 +86,11 @@ def append_log(run: Path, record: Mapping[str, Any]) -> None:
 def sync_log(run: Path) -> None:
     """Has log.jsonl reach the disk, before a state that counts on its lines does."""
     if (run / LOG).exists():
-        with (run / LOG).open("rb") as file:
-            os.fsync(file.fileno())
+        try:
+            with (run / LOG).open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise PlanError(f"cannot write {run / LOG}: {error.strerror}") from None
 
 
 def trim_log(run: Path, epoch: int) -> None:
