@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pruning.plan.lengths import counted
 from pruning.record import runs
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -50,11 +51,6 @@ def count(value: float | None) -> str:
         if abs(value) >= size and abs(value) >= 1e4:
             return f"{value / size:.3g} {unit}" if abs(value) < 999.5 * size else f"{value / size:.0f} {unit}"
     return f"{value:g}"
-
-
-def counted(number: float, what: str) -> str:
-    """Returns `1 run` or `3 runs`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def times(value: float | None) -> str:
