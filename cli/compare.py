@@ -56,6 +56,7 @@ def compare_plans(
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
     trust_code: options.TrustCode = False,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -73,6 +74,8 @@ def compare_plans(
         raise typer.BadParameter(
             f"{'--search-option' if search_option is not None else '--search-per-seed'} is for --search"
         )
+    if search and dry_run:
+        raise typer.BadParameter("a search cannot be shown beforehand: its trials follow from one another")
     changes = merged({}, settings)
     goals = sparsity or []
     if wrong := [goal for goal in goals if not 0 < goal < 1]:
@@ -87,6 +90,13 @@ def compare_plans(
             raise PlanError(f"method '{lost[0]}' needs a goal: give --sparsity")
         plans = [new for old in plans for new in compare.by_method(old, method, goals[0] if goals else None)]
     where: dict[str, Any] = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
+    if dry_run:
+        planned = _planned(plans, goals, _seeds(seeds), out, length(finetune_epochs), where)
+        if json:
+            emit_json({"rows": planned})
+        else:
+            _show(_plan_table(planned, out), Screen(quiet=quiet))
+        return
     tried: dict[tuple[str, float], list[Trial]] = {}
 
     def note(plan: plan.Plan, goal: float, trial: Trial) -> None:
@@ -115,7 +125,53 @@ def compare_plans(
     if json:
         emit_json({"rows": rows})
         return
-    table = screen_tables.compared(rows)
+    _show(screen_tables.compared(rows), screen)
+
+
+def _planned(
+    plans: list[plan.Plan], goals: list[float], seeds: list[int], out: Path, finetune: Any, where: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns what the comparison would do, a row per plan, goal and seed, its phases as of :func:`pruning.engine.preview`."""
+    from pruning.engine.lookahead import look_ahead
+    from pruning.engine.session import open_session
+    from pruning.study import compare
+
+    if goals and (outcomes := [each.name for each in plans if compare.is_outcome(each)]):
+        raise PlanError(
+            f"the sparsity of '{outcomes[0]}' is an outcome of its settings: goals are met by --search N, whose trials "
+            "cannot be shown beforehand"
+        )
+    session = open_session(**where)
+    wanted: list[float | None] = [*goals] or [None]
+    rows = []
+    for each in plans:
+        for goal in wanted:
+            aimed = each if goal is None else compare.with_goal(each, goal)
+            if finetune and compare.method_of(aimed) != "none":
+                aimed = compare.fine_tuned(aimed, finetune)
+            for seed in seeds:
+                phases = [plan.override(aimed.train, {"seed": seed}), *aimed.phases[1:]]
+                ahead = look_ahead(session, phases, None, out)
+                rows.append({"plan": each.name, "goal": goal, "seed": seed, "phases": ahead})
+    return rows
+
+
+def _plan_table(rows: list[dict[str, Any]], out: Path) -> screen_tables.Table:
+    body = []
+    for row in rows:
+        goal = screen_tables.NONE if row["goal"] is None else screen_tables.percent(row["goal"])
+        for phase in row["phases"]:
+            numbers = [screen_tables.count(phase[key]) for key in ("epochs", "steps")]
+            done = "yes" if phase["done"] else "no"
+            body.append([row["plan"], goal, str(row["seed"]), phase["phase"], *numbers, done, Path(phase["run"]).name])
+    phases = {phase["run"]: phase["done"] for row in rows for phase in row["phases"]}
+    left = screen_tables.counted(sum(not done for done in phases.values()), "phase")
+    title = f"Comparison; nothing was written (run folders in {out}/, {len(phases)} distinct, {left} to do)"
+    return title, ["~plan", ">goal", ">seed", "phase", ">epochs", ">steps", "done", "~run"], body
+
+
+def _show(table: screen_tables.Table, screen: Screen) -> None:
+    """Draws the table, and where standard output is no terminal, writes it there as Markdown."""
     screen.table(*table)
     if not screen.stdout_is_terminal:
         for line in _markdown(table):

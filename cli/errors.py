@@ -38,6 +38,13 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Returns whether there was too little memory, of the computer or of a GPU, which is no fault in the code."""
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    )  # torch's, which is not imported here
+
+
 RESUMING = ("train", "prune", "retrain", "iterate", "run", "sweep", "compare")
 
 
@@ -62,7 +69,7 @@ class Commands(TyperGroup):
         except Exception as error:
             if ctx.meta.get("debug"):
                 traceback.print_exc()
-            known = isinstance(error, (PlanError, OSError))
+            known = isinstance(error, (PlanError, OSError)) or out_of_memory(error)
             what = "" if known else f"prune {ctx.invoked_subcommand}: "
             hint = "" if known else " (a fault of prune's own: please report it with what --debug prints)"
             print(f"error: {what}{one_line(error)}{hint}", file=sys.stderr)

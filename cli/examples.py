@@ -44,6 +44,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "flops": (
         "prune flops runs/RUN",
         "prune flops --model resnet20 --input 3x32x32 --set width=2",
+        "prune flops --model lenet-5 --data digits",
     ),
     "shrink": ("prune train digits | prune prune - --structure filters --sparsity 0.5 | prune shrink -",),
     "show": ("prune show runs/RUN", "prune show runs/RUN --layers --plot layers.svg"),
@@ -54,6 +55,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "report": ("prune report runs --out report", "prune report runs/RUN --out report --json"),
     "list": (
         "prune list models",
+        "prune list studies renda",
         "prune list runs --where phase=retrain --where 'sparsity>=0.9'",
     ),
     "verify": ("prune verify runs", "prune verify runs/RUN --json"),

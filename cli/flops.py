@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from pruning.plan import PlanError, choices, suggest
 from pruning.record import runs
 
 from . import options, screen_tables
-from .inputs import run_folder, shape
+from .inputs import merged, run_folder, shape
 from .output import emit, emit_json
 from .screen import Screen
 
@@ -31,18 +32,23 @@ def flops(
     size: Annotated[
         str | None,
         typer.Option(
-            "--input", metavar="CxHxW", help="Shape of one image, with --model.", rich_help_panel=options.NETWORK
+            "--input",
+            metavar="CxHxW",
+            help="Shape of one image, with --model, where there is no --data.",
+            rich_help_panel=options.NETWORK,
         ),
     ] = None,
     classes: Annotated[
-        int, typer.Option(help="Number of classes, with --model.", rich_help_panel=options.NETWORK)
-    ] = 10,
+        int | None,
+        typer.Option(help="Number of classes, with --input." + options.default("10"), rich_help_panel=options.NETWORK),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="An option of the --model, such as width=2. Repeatable.",
+            help="An option of the --model, such as width=2, or with --data a setting of a training: data_options.KEY, "
+            "model_options.KEY and so on. Repeatable.",
             rich_help_panel=options.NETWORK,
         ),
     ] = None,
@@ -67,7 +73,7 @@ def flops(
     nonzero weight. What cannot be counted is listed.
     """
     if (run is None) == (model is None):
-        raise typer.BadParameter("name a RUN, or give --model and --input")
+        raise typer.BadParameter("name a RUN, or give --model and --input or --data")
     if convention not in choices(plan.Convention):
         known = choices(plan.Convention)
         raise PlanError(
@@ -80,12 +86,14 @@ def flops(
         if (size is None) == (data is None):
             raise typer.BadParameter("--model needs --input, the shape of one image, such as 3x32x32, or --data")
         if data is not None:
-            image, classes = _of_data(data, data_dir)
+            if classes is not None:
+                raise typer.BadParameter("--classes is for --input; --data has its own")
+            report = _of_training(str(model), data, settings or (), data_dir, convention)
         else:
             image = shape(str(size))
-        if ":" not in str(model) and len(image) != 3:
-            raise PlanError(f"input '{size}' is no image; write channels x height x width, such as 3x32x32")
-        report = _of_model(str(model), image, classes, plan.parse_set(settings or ()), convention)
+            if ":" not in str(model) and len(image) != 3:
+                raise PlanError(f"input '{size}' is no image; write channels x height x width, such as 3x32x32")
+            report = _of_model(str(model), image, classes or 10, settings or (), convention)
     if json:
         emit_json(as_json(report))
         return
@@ -106,22 +114,28 @@ def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> 
     return count_macs(network, example, convention=convention)
 
 
-def _of_data(name: str, data_dir: Path | None) -> tuple[tuple[int, ...], int]:
-    """Returns the shape of the data's images and the number of its classes."""
-    from pruning.data import load
+def _of_training(model: str, data: str, pairs: Sequence[str], data_dir: Path | None, convention: str) -> Any:
+    """Returns the count of the network that a training would begin with, on one example of its data."""
+    from pruning.engine.session import open_session, workbench
+    from pruning.flops import count_macs
+    from pruning.record.stamp import stamp
 
-    found = load(name, data_dir)
-    if isinstance(found.shape, dict) or not all(isinstance(n, int) for n in found.shape):
-        raise PlanError(f"data '{name}' has several inputs; train a network on it and count the run")
-    return tuple(found.shape), found.classes
+    changes = merged({"model": model, "data": data}, pairs)
+    phase = plan.make(plan.Train, {key: changes.pop(key) for key in ("model", "data")})
+    own = {key: value for key, value in changes.items() if key.partition(".")[0] in plan.Train.model_fields}
+    own |= {f"model_options.{key}": value for key, value in changes.items() if key not in own}
+    train, code = stamp(plan.override(phase, own))
+    where = workbench(open_session("cpu", data_dir), train, code, None)
+    return count_macs(where.build(train.seed).eval(), where.data.example(), convention=convention)
 
 
-def _of_model(name: str, size: tuple[int, ...], classes: int, settings: dict[str, Any], convention: str) -> Any:
+def _of_model(name: str, size: tuple[int, ...], classes: int, pairs: Sequence[str], convention: str) -> Any:
     import torch
 
     from pruning import models
     from pruning.flops import count_macs
 
+    settings = {key.removeprefix("model_options."): value for key, value in plan.parse_set(pairs).items()}
     network = models.build(name, size, classes, options=settings, seed=0).eval()
     return count_macs(network, torch.zeros(1, *size), convention=convention)
 

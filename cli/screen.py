@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -28,7 +29,7 @@ class Screen:
     """
 
     def __init__(self, *, quiet: bool = False, phases: int = 1) -> None:
-        terminal = sys.stderr.isatty()
+        self.terminal = terminal = sys.stderr.isatty()
         self.console = Console(
             stderr=True,
             quiet=quiet,
@@ -119,7 +120,13 @@ class Screen:
 
     def line(self, text: str) -> None:
         """Writes one line, which may hold rich's markup."""
-        self.console.print(text, soft_wrap=True)
+        self._print(Text.from_markup(text, emoji=False))
+
+    def _print(self, text: Text) -> None:
+        """Writes a text, on a terminal broken into lines between words, where no number is parted from its unit."""
+        lines = wrapped(text, self.width) if self.terminal else [text]
+        for line in lines:
+            self.console.print(line, soft_wrap=True)
 
     def plain(self, lines: Sequence[str]) -> None:
         """Writes lines as they are."""
@@ -132,14 +139,19 @@ class Screen:
         return self.console.encoding.startswith("utf")
 
     @property
+    def width(self) -> int:
+        """Returns how many columns a line has."""
+        return self.console.width
+
+    @property
     def stdout_is_terminal(self) -> bool:
         """Returns whether a person reads standard output, and so sees the tables as well."""
         return sys.stdout.isatty()
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table of :mod:`screen_tables`, whose headers begin with `>` for numbers and `~` for what may be broken."""
-        self.console.print(Text(title, style="bold"), soft_wrap=True)
-        left_out = too_wide(columns, rows, self.console.width)
+        self._print(Text(title, style="bold"))
+        left_out = too_wide(columns, rows, self.width)
         columns = [column for i, column in enumerate(columns) if i not in left_out]
         rows = [[cell for i, cell in enumerate(row) if i not in left_out] for row in rows]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -156,7 +168,7 @@ class Screen:
         self.console.print(table)
         if left_out:
             names = ", ".join(sorted(left_out.values()))
-            self.line(f"[dim]left out on {self.console.width} columns: {escape(names)} (--json has all)[/]")
+            self.line(f"[dim]left out on {self.width} columns: {escape(names)} (--json has all)[/]")
 
 
 def too_wide(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> dict[int, str]:
@@ -164,11 +176,10 @@ def too_wide(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) 
 
     What may be broken into lines needs a few letters; the columns of LEAST go first, then those further right.
     """
+    words = min(WORDS, max(FEWEST, width // 5))
     names = [column.lstrip(">~") for column in columns]
-    widths = [
-        max([len(names[i]), *(len(row[i]) for row in rows)]) if column.startswith(">") else min(WORDS, 1 + width // 4)
-        for i, column in enumerate(columns)
-    ]
+    longest = [max([len(name), *(len(row[i]) for row in rows)]) for i, name in enumerate(names)]
+    widths = [n if column.startswith(">") else min(n, words) for n, column in zip(longest, columns, strict=True)]
     numbers = [i for i, column in enumerate(columns) if column.startswith(">")]
     order = sorted(numbers, key=lambda i: (LEAST.index(names[i]) if names[i] in LEAST else len(LEAST), -i))
     left_out: dict[int, str] = {}
@@ -178,8 +189,25 @@ def too_wide(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) 
     return left_out
 
 
-WORDS = 16  # columns that a word needs before numbers are left out for it
-LEAST = ("images/s", "stability", "seeds", "MACs", "nonzero", "nonzero MACs", "val. acc.", "steps", "time", "weights")
+def wrapped(text: Text, width: int) -> list[Text]:
+    """Returns the lines of a text, broken between words, where no number is parted from its unit; a path is one word."""
+    breaks, used = [], 0
+    for word in WORD.finditer(text.plain):
+        if used and used + len(word[0].rstrip()) > width:
+            breaks.append(word.start())
+            used = 0
+        used += len(word[0])
+    lines = list(text.divide(breaks))
+    for line in lines:
+        line.rstrip()
+    return lines
+
+
+WORDS, FEWEST = 16, 8  # columns that a word may have, and must have, before numbers are left out for it
+LEAST = (
+    "images/s", "stability", "seeds", "nonzero", "val. acc.", "weights", "MACs", "steps", "nonzero MACs", "time", "speedup",
+)  # fmt: skip
+WORD = re.compile(r"(?:\S|(?<=[0-9]) (?=[A-Za-z%]))+\s*")  # a number, a space and a unit are one
 
 
 def _note(event: EpochDone, epochs: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pruning.plan.lengths import counted
 from pruning.record import runs
 
 Table = tuple[str, list[str], list[list[str]]]
@@ -50,11 +51,6 @@ def count(value: float | None) -> str:
         if abs(value) >= size and abs(value) >= 1e4:
             return f"{value / size:.3g} {unit}" if abs(value) < 999.5 * size else f"{value / size:.0f} {unit}"
     return f"{value:g}"
-
-
-def counted(number: float, what: str) -> str:
-    """Returns `1 run` or `3 runs`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def times(value: float | None) -> str:
@@ -154,21 +150,16 @@ def names(kind: str, entries: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
-    """Returns the runs under a folder."""
-    columns = [
-        "~run",
-        ">sparsity",
-        f">{metric_name([row for row in rows if row.get('metric_name')])}",
-        ">speedup",
-        "~time",
-        "~from",
-    ]
+    """Returns the runs under a folder; what is not done, or damaged, has its state in a column of its own."""
+    unfinished = not all(row["done"] for row in rows)
+    name = metric_name([row for row in rows if row.get("metric_name")])
+    columns = ["~run", ">sparsity", f">{name}", ">speedup", ">time", *(["~state"] if unfinished else []), "~from"]
     body = []
     for row in rows:
-        numbers = [percent(row.get("sparsity")), metric(row), times(row.get("speedup"))]
-        state = duration(row["seconds"]) if row["done"] else row["summary"]
+        numbers = [percent(row.get("sparsity")), metric(row), times(row.get("speedup")), duration(row.get("seconds"))]
+        state = ["" if row["done"] else row["summary"]] if unfinished else []
         parent = "-".join(str(row.get("parent") or "").rsplit("-", 2)[-2:])  # its phase and digest
-        body.append([row["name"], *numbers, state, parent])
+        body.append([row["name"], *numbers, *state, parent])
     return f"{counted(len(rows), 'run')} in {out}/, the oldest first", columns, body
 
 
@@ -244,9 +235,9 @@ def rates(
     found: Mapping[str, Any], steps: Sequence[int], per_epoch: int, length: int | float | str, total: int
 ) -> Table:
     """Returns the learning rates of schedules {name: step -> rate}, one row per step."""
-    epochs = counted(total / per_epoch, "epoch") if isinstance(length, str) else f"{length} epochs"
+    epochs = counted(total / per_epoch if isinstance(length, str) else length, "epoch")
     body = [[str(s), f"{s / per_epoch:.4g}", *(f"{rate(s):.4g}" for rate in found.values())] for s in steps]
-    title = f"Learning rates of a retraining of {epochs}, {total} steps"
+    title = f"Learning rates of a retraining of {epochs}, {counted(total, 'step')}"
     return title, [">step", ">epoch", *(f">{name}" for name in found)], body
 
 

@@ -62,6 +62,7 @@ def show(
     if found is not None:
         screen.table(*screen_tables.structure(found))
     log = _log(chain)
+    width = min(60, screen.width - 10)
     validation = f"validation {screen_tables.metric_name(history)}"
     for key, name in (("val_metric", validation), ("train_loss", "training loss")):
         values = [(record["phase"], record.get(key, record.get(key.replace("metric", "accuracy")))) for record in log]
@@ -69,7 +70,7 @@ def show(
         if len(points) > 1:
             spans = [f"{phase} {sum(1 for _ in group)}" for phase, group in itertools.groupby(p for p, _ in points)]
             title = f"{name} after each epoch ({', '.join(spans)})"
-            screen.plain([title, *curve.plot([value for _, value in points], braille=screen.unicode), ""])
+            screen.plain([title, *curve.plot([value for _, value in points], width, braille=screen.unicode), ""])
     emit(folder)
 
 

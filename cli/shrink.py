@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +34,9 @@ def shrink(
         ),
     ] = False,
     trust_code: options.TrustCode = False,
+    dry_run: Annotated[
+        bool, options.flag("--dry-run", "Show what would be removed; write nothing.", options.OUTPUT)
+    ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
     debug: options.Debug = False,
@@ -44,11 +48,22 @@ def shrink(
     """
     from pruning import engine
 
-    folder = engine.shrink_run(run_folder(run), to, library=library, trust_code=trust_code)
-    record = engine.read_shrunk(folder)
+    source = run_folder(run)
+    if dry_run:
+        folder = to or source.with_name(f"{source.name}-shrunk")
+        if folder.exists():
+            engine.read_shrunk(folder)  # refuses what is no shrunk network
+        with tempfile.TemporaryDirectory() as aside:
+            made = engine.shrink_run(source, Path(aside) / "shrunk", library=library, trust_code=trust_code)
+            record = engine.read_shrunk(made)
+    else:
+        folder = engine.shrink_run(source, to, library=library, trust_code=trust_code)
+        record = engine.read_shrunk(folder)
     if json:
         emit_json({**record, "folder": folder})
         return
     screen = Screen(quiet=quiet)
     screen.table(*screen_tables.shrunk(record))
+    if dry_run:
+        screen.plain([f"nothing was written; without --dry-run the network goes to {folder}/"])
     emit(folder)

@@ -18,7 +18,7 @@ from pruning.study.sweep.executors import EXECUTORS, Place
 from . import options
 from .output import emit, emit_json
 from .screen import Screen
-from .screen_tables import Table, duration, metric, percent
+from .screen_tables import Table, counted, duration, metric, percent
 
 STUDY = "Study"
 
@@ -149,7 +149,8 @@ def sweep_study(
     if outcome.failed:
         run, error = next(iter(outcome.failed.items()))
         raise PlanError(
-            f"{len(outcome.failed)} of {len(mine.nodes)} phases failed and {len(outcome.blocked)} hang on them; the first, "
+            f"{len(outcome.failed)} of {counted(len(mine.nodes), 'phase')} failed, and {counted(len(outcome.blocked), 'phase')} "
+            "could not begin; the first, "
             f"{out / run}: {error} (--retry-failed tries again)"
         )
 
@@ -189,7 +190,7 @@ def _plan_table(name: str, count: int, graph: sweep.Graph, status: sweep.Status,
     left = "not known before a first run" if status.seconds_left is None else f"about {duration(status.seconds_left)}"
     epochs = f"{round(status.epochs - status.epochs_done, 6)}"
     if status.unknown:
-        epochs += f", of lengths in steps each counted as 1 ({status.unknown} phases)"
+        epochs += f", of lengths in steps each counted as 1 ({counted(status.unknown, 'phase')})"
     rows = [
         ["runs (combinations x seeds)", str(count)],
         ["phases of all their plans", str(graph.asked)],

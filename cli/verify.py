@@ -42,5 +42,6 @@ def verify(
         emit(", ".join(f"{counts[state]} {state}" for state in STATES))
     if bad := [entry for entry in found if entry.state in ("damaged", "orphaned")]:
         raise PlanError(
-            f"{len(bad)} of {len(found)} runs are damaged or orphaned; the first is '{bad[0].run}': {bad[0].why}"
+            f"{len(bad)} of {screen_tables.counted(len(found), 'run')} {'is' if len(bad) == 1 else 'are'} damaged or orphaned; "
+            f"the first is '{bad[0].run}': {bad[0].why}"
         )

@@ -77,7 +77,7 @@ def kills(number: int, draw: random.Random, folder: Path, tell: Tell) -> Counter
     return found
 
 
-CALLS = ("os.replace", "os.fsync", "os.open", "open")
+CALLS = ("os.replace", "os.fsync", "os.unlink", "os.mkdir", "os.open", "open")
 
 
 def run_with_a_fault(out: Path, name: str, count: int, number: int, told: Path | None = None) -> None:
@@ -89,16 +89,16 @@ def run_with_a_fault(out: Path, name: str, count: int, number: int, told: Path |
 
     def watched(called: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def function(file: Any, *args: Any, **options: Any) -> Any:
-            if called == "os.fsync" or str(file).startswith(str(out)):
+            if called == "os.fsync" or (not isinstance(file, int) and out in Path(os.fsdecode(file)).parents):
                 calls[called] += 1
                 if (called, calls[called]) == (name, count):
-                    raise OSError(number, os.strerror(number))
+                    raise OSError(number, os.strerror(number), *([] if isinstance(file, int) else [os.fspath(file)]))
             return original(file, *args, **options)
 
         return function
 
     builtins.open = io.open = watched("open", io.open)  # type: ignore[assignment]
-    for called in CALLS[:3]:
+    for called in CALLS[:-1]:
         own = called.removeprefix("os.")
         setattr(os, own, watched(called, getattr(os, own)))
     _ended(out)

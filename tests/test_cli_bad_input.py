@@ -344,8 +344,25 @@ def test_what_was_not_foreseen_is_one_line_too(prune: Prune, workspace: Path, mo
 
     monkeypatch.setattr(engine, "run", fail)
     outcome = prune("train", "digits")
-    assert outcome.err == (
+    said = (
         "error: prune train: RuntimeError: CUDA error: device-side assert "
         "(a fault of prune's own: please report it with what --debug prints)\n"
     )
-    assert outcome.code == 1
+    assert (outcome.code, outcome.err) == (1, said)
+    debug = prune("train", "digits", "--debug")
+    assert debug.err.startswith("Traceback")
+    assert debug.err.endswith(said)
+
+
+@pytest.mark.parametrize("kind", [MemoryError, type("OutOfMemoryError", (RuntimeError,), {})])
+def test_too_little_memory_is_no_fault_of_the_programs(
+    prune: Prune, workspace: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    from pruning import engine
+
+    def fail(*args: object, **options: object) -> None:
+        raise kind("tried to allocate 80 GiB")
+
+    monkeypatch.setattr(engine, "run", fail)
+    outcome = prune("train", "digits")
+    assert (outcome.code, outcome.err) == (1, f"error: {kind.__name__}: tried to allocate 80 GiB\n")

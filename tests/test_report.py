@@ -18,6 +18,7 @@ import pytest
 from pruning.plan import SCHEMA, PlanError
 from pruning.study import report
 from pruning.study.report import groups, plots, reported, rows, tables
+from pruning.study.report.page import STYLE
 from pruning.study.spread import Spread, spread
 
 SUMMARY = {
@@ -252,6 +253,15 @@ def test_the_page_fetches_nothing_and_describes_every_figure(made: Path) -> None
     assert "A study &lt;made&gt; &amp; up" in text
     assert "SHORTENED: every training and retraining ran 0.05 of its epochs" in text
     assert 'name="viewport"' in text
+
+
+def test_a_table_that_goes_on_has_a_shadow_at_its_edge_that_cells_let_through() -> None:
+    (shadows,) = re.findall(r"^\.table, figure\.wide div \{(.*?)\}", STYLE, re.DOTALL | re.MULTILINE)
+    assert (shadows.count("local"), shadows.count("scroll")) == (2, 2)
+    cells = re.findall(r"\.(?:inside|near|outside|missing) \{ background: (#\w+);", STYLE)
+    assert len(cells) == 4
+    soft = re.findall(r"--soft: (#\w+);", STYLE)
+    assert all(len(colour) == len("#rrggbbaa") for colour in cells + soft)
 
 
 def test_figures_are_files_of_their_own_with_letters_as_text(made: Path) -> None:

@@ -64,7 +64,10 @@ def _advance(session: Session, phase: Phase, parent: Path | None, out: Path, int
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PlanError(f"cannot write {job.folder}: {error.strerror}") from None
-    with locking.locked(job.folder, lambda text: session.tell(Warned(text))):
+    with (
+        writing.faults_named(job.folder),
+        locking.locked(job.folder, lambda text: session.tell(Warned(text))),
+    ):
         if _finished(job, intact):  # by the process that we waited for
             return _reuse(session, job)
         whole.sweep_out(job.folder, finished=False)

@@ -112,4 +112,9 @@ def total_steps(parts: Iterable[int | float | str | None]) -> int:
 
 def said(length: int | float | str) -> str:
     """Returns `40 epochs`, `0.25 epochs` or `500 steps`."""
-    return length if isinstance(length, str) else f"{length} epochs"
+    return length if isinstance(length, str) else counted(length, "epoch")
+
+
+def counted(number: float, what: str) -> str:
+    """Returns `1 run` or `3 runs`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -23,8 +23,10 @@ def locked(run: Path, notice: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        with contextlib.suppress(OSError):  # a lock that stays behind is cleared by the next process
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def clear(run: Path) -> None:
@@ -49,12 +51,9 @@ def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
             fcntl.flock(file, fcntl.LOCK_EX)
         # The holder before us removes the file when it ends: a lock on a removed file is worth nothing.
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            try:
+            with contextlib.suppress(OSError):  # the lock holds on a full disk too; only the holder's name is missing
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 file.flush()
-            except OSError as error:
-                path.unlink(missing_ok=True)
-                raise PlanError(f"cannot write {path}: {error.strerror}") from None
             return file
         file.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.plan import PHASES, Phase, PlanError, Train, digest, make
+from pruning.plan.lengths import counted
 from pruning.record.schemas import PhaseRecord, Summary
 from pruning.record.text import LOG_BYTES, checked, parse, read_object, read_text
 from pruning.record.writing import replacing
@@ -120,7 +121,7 @@ def check_run(run: Path, done: bool = True) -> Path:
         raise PlanError(f"run '{run}' does not exist")
     if not is_run(run):
         inside = sum(is_run(folder) for folder in run.iterdir()) if run.is_dir() else 0
-        more = f"; it holds {inside} runs, which `prune list runs --out {run}` shows" if inside else ""
+        more = f"; it holds {counted(inside, 'run')}, which `prune list runs --out {run}` shows" if inside else ""
         raise PlanError(f"'{run}' is no run folder: it has no {PHASE}{more}")
     if done and not is_done(run):
         raise PlanError(f"run '{run}' has not finished; the command that started it continues it")

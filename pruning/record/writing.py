@@ -32,7 +32,19 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise PlanError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next process to hold the folder sweeps it out
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def faults_named(folder: Path) -> Iterator[None]:
+    """Turns an OSError about a file in `folder`, as a full or broken disk raises it, into a PlanError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(folder):
+            raise
+        raise PlanError(f"cannot read or write {os.fsdecode(error.filename)}: {error.strerror}") from None
 
 
 def sync_folder(folder: Path) -> None:

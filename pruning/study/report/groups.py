@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pruning.plan.lengths import counted
 from pruning.study.report.rows import X_AXES, Row, Section
 
 
@@ -81,7 +82,8 @@ def envelope(section: Section) -> list[Group]:
     """Returns, for each line and sparsity, the group with the best retraining time by its validation metric."""
     chosen = best(tuned(section), lambda g: (g.series, g.sparsity))
     return [
-        Group(g.series, g.sparsity, g.retrain_epochs, g.cycles, g.rows, f"{g.retrain_epochs} epochs") for g in chosen
+        Group(g.series, g.sparsity, g.retrain_epochs, g.cycles, g.rows, counted(g.retrain_epochs, "epoch"))
+        for g in chosen
     ]
 
 

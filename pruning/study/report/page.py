@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 STYLE = """
-:root { color-scheme: light; --line: #d0d4da; --soft: #f5f6f8; }
+:root { color-scheme: light; --line: #d0d4da; --soft: #1a2d500a; }
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1d21; background: #fff; margin: 0 auto; max-width: 72rem; padding: 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
@@ -36,8 +36,9 @@ caption { text-align: left; font-weight: 600; padding: .5rem; position: sticky; 
 th, td { padding: .3rem .6rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
 thead th { background: var(--soft); vertical-align: bottom; white-space: normal; min-width: 5rem; }
 tbody th, thead th:first-child { text-align: left; font-weight: 500; }
-.inside { background: #d9f2df; } .near { background: #fff3c4; } .outside { background: #ffd9d2; font-weight: 700; }
-.missing { background: #eceef1; color: #5b636d; font-style: italic; }
+/* cells are translucent, so that a table's shadow shows through */
+.inside { background: #00a03226; } .near { background: #ffcf1340; } .outside { background: #ff674b40; font-weight: 700; }
+.missing { background: #4155731a; color: #5b636d; font-style: italic; }
 details > summary { cursor: pointer; padding: .5rem 0; color: #0b57a4; }
 @media print { .table { overflow: visible; } }
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from pruning.plan.lengths import counted
 from pruning.record import runs
 from pruning.study.report.figures import Figure, Line, Panel
 from pruning.study.report.groups import Group, best, by_series, envelope, tuned
@@ -82,7 +83,7 @@ def _against(
         panels = []
         for epochs, members in _panels_by(found, lambda g: g.retrain_epochs if g.cycles < 2 else -1):
             lines = [_line(s, part, x, y, section) for s, part in by_series(members).items()]
-            title = f"{epochs} epochs of retraining" if epochs >= 0 else "iterative"
+            title = f"{counted(epochs, 'epoch')} of retraining" if epochs >= 0 else "iterative"
             if any(len(line.x) > 1 for line in lines):
                 panels.append(Panel(lines, title, _dense(section) if y == "metric" else None))
         ylabel = f"test {section.metric.label}" if y == "metric" else "theoretical speedup"

@@ -8,6 +8,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pruning.plan.lengths import counted
 from pruning.study.report.groups import Group, by_series, envelope, groups, tuned
 from pruning.study.report.rows import EPOCHS, Section
 from pruning.study.spread import Spread, spread
@@ -74,7 +75,7 @@ def written(found: Spread | None, convention: str, scale: float = 100.0) -> str:
     return f"{middle} ({low} to {high})" if convention == "median" else f"{middle} ± {half}"
 
 
-def counted(group: Group) -> str:
+def seeds_counted(group: Group) -> str:
     """Returns n, and of how many where some are missing."""
     n = len(group.done)
     return str(n) if n == group.expected else f"{n} of {group.expected}"
@@ -101,7 +102,7 @@ def results(section: Section) -> Table:
                 f"{1 / (1 - group.sparsity):.2f}",
                 str(group.retrain_epochs),
                 str(group.cycles),
-                counted(group),
+                seeds_counted(group),
                 written(test, section.convention, metric.scale),
                 "" if validation is None else written(validation, section.convention, metric.scale),
                 "" if speedup is None else f"{speedup.middle:.2f} ({speedup.low:.2f} to {speedup.high:.2f})",
@@ -120,7 +121,7 @@ def matrix(section: Section) -> Table:
     several = {"epochs": len({p[2] for p in places}) > 1, "cycles": len({p[1] for p in places}) > 1}
     columns = [""]
     for sparsity, cycles, epochs in places:
-        more = [f"{cycles} cycles"] * several["cycles"] + [f"{epochs} epochs"] * several["epochs"]
+        more = [counted(cycles, "cycle")] * several["cycles"] + [counted(epochs, "epoch")] * several["epochs"]
         columns.append(", ".join([f"{percent(sparsity, 2)} %", *more]))
     rows = []
     for name, members in by_series(found).items():
@@ -130,7 +131,7 @@ def matrix(section: Section) -> Table:
             group = at.get(place)
             value = spread(group.values("metric"), section.convention) if group else None
             text = written(value, section.convention, section.metric.scale)
-            cells.append(text if value is None or group is None else f"{text}, n = {counted(group)}")
+            cells.append(text if value is None or group is None else f"{text}, n = {seeds_counted(group)}")
         rows.append([name, *cells])
     return Table(
         section.metric.name.replace(" ", "-"),
@@ -148,7 +149,7 @@ def best_table(section: Section) -> Table:
             percent(group.sparsity),
             f"{1 / (1 - group.sparsity):.2f}",
             group.chosen,
-            counted(group),
+            seeds_counted(group),
             written(spread(group.values("metric"), section.convention), section.convention, section.metric.scale),
         ]
         for group in envelope(section)
