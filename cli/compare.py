@@ -91,7 +91,7 @@ def compare_plans(
         plans = [new for old in plans for new in compare.by_method(old, method, goals[0] if goals else None)]
     where: dict[str, Any] = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
     if dry_run:
-        planned = _planned(plans, goals, _seeds(seeds), out, length(finetune_epochs), where)
+        planned = compare.planned(plans, goals, _seeds(seeds), out, finetune_epochs=length(finetune_epochs), **where)
         if json:
             emit_json({"rows": planned})
         else:
@@ -126,34 +126,6 @@ def compare_plans(
         emit_json({"rows": rows})
         return
     _show(screen_tables.compared(rows), screen)
-
-
-def _planned(
-    plans: list[plan.Plan], goals: list[float], seeds: list[int], out: Path, finetune: Any, where: dict[str, Any]
-) -> list[dict[str, Any]]:
-    """Returns what the comparison would do, a row per plan, goal and seed, its phases as of :func:`pruning.engine.preview`."""
-    from pruning.engine.lookahead import look_ahead
-    from pruning.engine.session import open_session
-    from pruning.study import compare
-
-    if goals and (outcomes := [each.name for each in plans if compare.is_outcome(each)]):
-        raise PlanError(
-            f"the sparsity of '{outcomes[0]}' is an outcome of its settings: goals are met by --search N, whose trials "
-            "cannot be shown beforehand"
-        )
-    session = open_session(**where)
-    wanted: list[float | None] = [*goals] or [None]
-    rows = []
-    for each in plans:
-        for goal in wanted:
-            aimed = each if goal is None else compare.with_goal(each, goal)
-            if finetune and compare.method_of(aimed) != "none":
-                aimed = compare.fine_tuned(aimed, finetune)
-            for seed in seeds:
-                phases = [plan.override(aimed.train, {"seed": seed}), *aimed.phases[1:]]
-                ahead = look_ahead(session, phases, None, out)
-                rows.append({"plan": each.name, "goal": goal, "seed": seed, "phases": ahead})
-    return rows
 
 
 def _plan_table(rows: list[dict[str, Any]], out: Path) -> screen_tables.Table:

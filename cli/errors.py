@@ -40,9 +40,8 @@ def one_line(error: BaseException) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Returns whether there was too little memory, of the computer or of a GPU, which is no fault in the code."""
-    return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    )  # torch's, which is not imported here
+    # torch's own error goes by its name, as torch is not imported here
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 RESUMING = ("train", "prune", "retrain", "iterate", "run", "sweep", "compare")

@@ -12,6 +12,7 @@ import pytest
 
 from pruning.plan import PlanError, Prune, Train
 from pruning.record import locking, runs, writing
+from pruning.record.text import read_object
 
 TRAIN = Train(model="lenet-5", data="digits")
 
@@ -68,7 +69,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_damaged_json_is_named(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(PlanError, match=message) as error:
-        runs.read_json(tmp_path / "a.json")
+        read_object(tmp_path / "a.json")
     assert "a.json" in str(error.value)
 
 

@@ -19,7 +19,7 @@ from pruning import engine
 from pruning.engine import fitting
 from pruning.events import Event, Warned
 from pruning.plan import PlanError, Retrain, Train
-from pruning.record import checkpoint, resuming, runs, trust, verify, whole, writing
+from pruning.record import checkpoint, locking, resuming, runs, trust, verify, whole, writing
 
 TRAIN = Train(model="lenet-300-100", data="digits", epochs=3, keep_epochs=(0, 1))
 
@@ -178,6 +178,17 @@ def test_an_intact_resume_file_is_used(interrupted: tuple[Path, Path], tmp_path:
     engine.advance(TRAIN, None, tmp_path, device="cpu")
     assert (tmp_path / torn.name / runs.LOG).read_text().splitlines()[:2] == first[:2]
     assert (tmp_path / torn.name / runs.WEIGHTS).read_bytes() == (complete / runs.WEIGHTS).read_bytes()
+
+
+def test_what_another_process_is_writing_is_no_leftover(tmp_path: Path) -> None:
+    run = engine.advance(TRAIN, None, tmp_path, device="cpu")
+    (run / ".phase.json.x.part").write_bytes(b"being written")
+    with locking.locked(run, lambda text: None):
+        assert engine.advance(TRAIN, None, tmp_path, device="cpu") == run
+        assert (run / ".phase.json.x.part").exists()
+    engine.advance(TRAIN, None, tmp_path, device="cpu")
+    assert not list(run.glob(".*"))
+    assert not (run / locking.LOCK).exists()
 
 
 def test_what_kills_leave_behind_goes(interrupted: tuple[Path, Path], tmp_path: Path) -> None:

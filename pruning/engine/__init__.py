@@ -92,8 +92,8 @@ def _finished(job: Job, intact: bool) -> bool:
 
 
 def _reuse(session: Session, job: Job) -> Path:
-    whole.sweep_out(job.folder, finished=True)
-    locking.clear(job.folder)
+    # Another process may be making a run anew whose tensors were dropped: what it writes is no leftover.
+    locking.unless_held(job.folder, lambda: whole.sweep_out(job.folder, finished=runs.is_done(job.folder)))
     epochs = runs.read_summary(job.folder).get("epochs") or 0
     session.tell(PhaseStarted(str(job.folder), job.phase.phase, epochs, 0, int(epochs), reused=True))
     session.tell(PhaseDone(str(job.folder), runs.result(runs.read_summary(job.folder)), reused=True))

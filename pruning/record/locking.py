@@ -29,12 +29,19 @@ def locked(run: Path, notice: Callable[[str], None]) -> Iterator[None]:
             file.close()
 
 
-def clear(run: Path) -> None:
-    """Removes the lock that a process which was killed left; leaves one that a process holds."""
+def unless_held(run: Path, act: Callable[[], None]) -> None:
+    """Calls `act` while holding the folder, and removes the lock that a killed process left; nothing where a process holds it."""
     path = run / LOCK
-    with contextlib.suppress(OSError), path.open("r+") as file:
+    with contextlib.suppress(OSError), path.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
+        if _same(file, path):
+            act()
+            path.unlink(missing_ok=True)
+
+
+def _same(file: IO[str], path: Path) -> bool:
+    """Returns whether the open file is still the one of that name: a holder removes its lock when it ends."""
+    return path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino
 
 
 def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
@@ -49,8 +56,7 @@ def _lock(path: Path, notice: Callable[[str], None]) -> IO[str]:
             file.seek(0)
             notice(f"run '{path.parent}' is held by {file.read().strip() or 'another process'}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        # The holder before us removes the file when it ends: a lock on a removed file is worth nothing.
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+        if _same(file, path):  # a lock on a removed file is worth nothing
             with contextlib.suppress(OSError):  # the lock holds on a full disk too; only the holder's name is missing
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

@@ -70,11 +70,6 @@ def folder_name(phase: Phase, root: Train, digest: str) -> str:
     return f"{slug(root.model)}-{slug(root.data)}-s{root.seed}-{phase.phase}-{digest[:8]}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in `path`; raises PlanError where it is missing, damaged or of a newer schema."""
-    return read_object(path)
-
-
 def append_log(run: Path, record: Mapping[str, Any]) -> None:
     """Appends one line to log.jsonl."""
     try:
@@ -131,7 +126,7 @@ def check_run(run: Path, done: bool = True) -> Path:
 def read_record(run: Path) -> dict[str, Any]:
     """Returns phase.json: schema, settings, parent, digest, code (paths of the user's source files), data_dir, seal."""
     path = check_run(run, done=False) / PHASE
-    record = read_json(path)
+    record = read_object(path)
     checked(PhaseRecord, record, path)
     kind = record["settings"].get("phase")
     if not isinstance(kind, str) or kind not in PHASES:
@@ -151,7 +146,7 @@ def read_phase(run: Path) -> Phase:
 def read_summary(run: Path) -> dict[str, Any]:
     """Returns summary.json, with `run` as the folder's path here and now."""
     path = check_run(run) / SUMMARY
-    summary = read_json(path)
+    summary = read_object(path)
     checked(Summary, summary, path)
     if "metric" not in summary:  # of a version that knew classification alone
         summary |= {"metric": summary.get("accuracy"), "metric_name": "accuracy", "metric_scale": 100.0}
@@ -214,7 +209,7 @@ def check_digest(run: Path) -> None:
             raise PlanError(
                 f"{folder / PHASE} was changed: its settings or its parent are not those that its digest is of"
             )
-        made = read_json(folder / SUMMARY).get("run") if is_done(folder) else None
+        made = read_object(folder / SUMMARY).get("run") if is_done(folder) else None
         if isinstance(made, str) and re.search("-[0-9a-f]{8}$", made) and made[-8:] != record["digest"][:8]:
             raise PlanError(f"{folder / PHASE} is of another run than {SUMMARY}, which is of run '{made}'")
         parent = record["digest"]

@@ -11,8 +11,10 @@ from typing import Any
 from pruning.errors import PlanError
 from pruning.plan import Phase, Train
 from pruning.record import kept, runs
+from pruning.record.writing import faults_named
 
 CHUNK = 2**22
+DAMAGED = "resume.damaged"  # a resume file that could not be used, until the run has finished
 
 
 def sha256(path: Path) -> str:
@@ -27,14 +29,11 @@ def sha256(path: Path) -> str:
 def files(run: Path) -> dict[str, dict[str, Any]]:
     """Returns {file name: its SHA-256 and size} of the tensor files that a run holds now, but for its resume file."""
     paths = sorted(path for path in run.glob("*.safetensors") if path.name != runs.RESUME)
-    try:
-        with ThreadPoolExecutor() as pool:  # hashing leaves the interpreter's lock to others
-            return {
-                path.name: {"sha256": digest, "bytes": path.stat().st_size}
-                for path, digest in zip(paths, pool.map(sha256, paths), strict=True)
-            }
-    except OSError as error:
-        raise PlanError(f"tensor files of '{run}' cannot be read: {error.strerror}") from None
+    with faults_named(run), ThreadPoolExecutor() as pool:  # hashing leaves the interpreter's lock to others
+        return {
+            path.name: {"sha256": digest, "bytes": path.stat().st_size}
+            for path, digest in zip(paths, pool.map(sha256, paths), strict=True)
+        }
 
 
 def held(run: Path, name: str) -> Path | None:
@@ -100,6 +99,3 @@ def sweep_out(run: Path, finished: bool) -> None:
         for name in (runs.RESUME, DAMAGED):
             with contextlib.suppress(OSError):
                 (run / name).unlink(missing_ok=True)
-
-
-DAMAGED = "resume.damaged"  # a resume file that could not be used, until the run has finished

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning import engine
+from pruning.engine.lookahead import look_ahead
+from pruning.engine.session import open_session
 from pruning.events import Warned, silent
 from pruning.plan import Phase, Plan, PlanError, Prune, Retrain, Train, lengths, make, override
 from pruning.record import runs
@@ -82,24 +84,53 @@ def compare(
     rows = []
     for plan in plans:
         for goal in wanted:
-            aimed = plan if goal is None else with_goal(plan, goal)
             values: dict[int, float] = {}  # by seed
             name = driven.get(plan.name, "")
             if goal is not None and name:
                 for group in [[seed] for seed in seeds] if per_seed else [list(seeds)]:
                     value = _searched(plan, goal, group, trials, out, name, report, options)
                     values |= {seed: value for seed in group}
-            tuned = bool(finetune_epochs) and method_of(aimed) != "none"
-            if tuned and finetune_epochs:
-                aimed = fine_tuned(aimed, finetune_epochs)
+            aimed = _aimed(plan, goal, finetune_epochs)
+            tuned = bool(finetune_epochs) and method_of(plan) != "none"
             results = []
             for seed in seeds:
                 own = {f"method_options.{name}": values[seed]} if values else {}
-                phases = [override(aimed.train, {"seed": seed, **own}), *aimed.phases[1:]]
+                phases = _seeded(aimed, {"seed": seed, **own})
                 results.append(_result(engine.run(_replaced(aimed, phases), out, **options), tuned))
             setting = {name: [values[seed] for seed in seeds]} if values else None
             rows.append(_row(plan, goal, results) | {"setting": setting})
     return rows
+
+
+def planned(
+    plans: Sequence[Plan], goals: Sequence[float], seeds: Sequence[int], out: Path, *,
+    finetune_epochs: int | float | str | None = None, **options: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Returns what :func:`compare` without a search would do, and writes nothing: a row per plan, goal and seed.
+
+    Keys: plan, goal, seed, phases (as of :func:`pruning.engine.preview`).
+    """
+    _driven(plans, goals, 0, None)
+    session = open_session(**options)
+    rows = []
+    wanted: list[float | None] = [*goals] or [None]
+    for plan, goal in itertools.product(plans, wanted):
+        aimed = _aimed(plan, goal, finetune_epochs)
+        for seed in seeds:
+            phases = look_ahead(session, _seeded(aimed, {"seed": seed}), None, out)
+            rows.append({"plan": plan.name, "goal": goal, "seed": seed, "phases": phases})
+    return rows
+
+
+def _aimed(plan: Plan, goal: float | None, finetune: int | float | str | None) -> Plan:
+    """Returns the plan with its goal, and with the fine-tuning that follows a method."""
+    aimed = plan if goal is None else with_goal(plan, goal)
+    return fine_tuned(aimed, finetune) if finetune and method_of(plan) != "none" else aimed
+
+
+def _seeded(plan: Plan, changes: dict[str, Any]) -> list[Phase]:
+    """Returns the plan's phases, its training changed."""
+    return [override(plan.train, changes), *plan.phases[1:]]
 
 
 def _driven(plans: Sequence[Plan], goals: Sequence[float], trials: int, by: str | None) -> dict[str, str]:

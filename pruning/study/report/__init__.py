@@ -9,6 +9,7 @@ from typing import Any
 
 from pruning.plan import PlanError
 from pruning.record import runs, writing
+from pruning.record.text import read_object
 from pruning.study.report import figures, page, plots, reported, tables
 from pruning.study.report.rows import Row, Section, sections
 
@@ -100,7 +101,7 @@ def _made_with(rows: Sequence[Row]) -> str:
     facts: dict[str, set[str]] = {}
     for row in rows:
         path = row.folder / runs.ENV
-        record = runs.read_json(path) if path.is_file() else {}
+        record = read_object(path) if path.is_file() else {}
         for key in ("torch", "device", "gpu", "cpu", "backend", "threads", "commit"):
             if record.get(key) is not None:
                 value = str(record[key])

@@ -10,6 +10,7 @@ from typing import Any
 
 from pruning.plan import PlanError, lengths, suggest
 from pruning.record import kept, runs
+from pruning.record.text import read_object
 
 STUDIES = "studies"
 EPOCHS = ("retrain.epochs", "epochs")
@@ -116,7 +117,7 @@ def sections(paths: Iterable[Path], study: str | None = None) -> list[Section]:
 
 def of_study(record: Path) -> Section:
     """Returns the section of a study's record, with rows for results that are missing."""
-    study = runs.read_json(record)
+    study = read_object(record)
     out = record.parents[1]
     dense: dict[str, dict[str, Any]] = {}
     rows: dict[tuple[str, str], Row] = {}

@@ -14,6 +14,7 @@ from pruning.plan import SCHEMA, Phase, PlanError, Prune, Retrain, Train, length
 from pruning.plan.completion import complete
 from pruning.record import kept, runs, whole, writing
 from pruning.record.stamp import stamp
+from pruning.record.text import read_object
 from pruning.study.sweep.study import Point, Study
 
 STUDIES, FAILED = "studies", "failed"
@@ -119,7 +120,7 @@ def failures(graph: Graph, out: Path) -> dict[str, dict[str, Any]]:
     for folder in graph.nodes:
         path = out / FAILED / f"{folder}.json"
         if path.is_file() and not runs.is_done(out / folder):
-            found[folder] = runs.read_json(path)
+            found[folder] = read_object(path)
     return found
 
 
