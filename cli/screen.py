@@ -16,8 +16,9 @@ from rich.text import Text
 
 from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted, Warned
 from pruning.events import Progress as Advanced
+from pruning.plan.lengths import counted
 
-from .screen_tables import counted, duration, metric, metric_name, percent
+from .formats import duration, metric, metric_name, sparsity
 
 PLAIN_WIDTH = 200  # of a log file: a table's line is not broken at a terminal's edge that is not there
 
@@ -104,7 +105,7 @@ class Screen:
         result = event.summary
         facts = [
             f"{result.get('metric_name') or 'accuracy'} {metric(result)}",
-            f"sparsity {percent(result.get('sparsity'))}",
+            f"sparsity {sparsity(result)}",
         ]
         facts.append("done before" if event.reused else duration(result.get("seconds")))
         self.line(f"{result.get('phase') or '':<8}{escape(event.run)}: {', '.join(facts)}")

@@ -41,7 +41,12 @@ ROOMS = {
         {"trust", "whole"},
         {"resuming", "verify"},
     ),
-    "deciding": ({"criteria", "allocation", "ablations", "arguments"}, {"filters", "scoring"}, {"decision"}),
+    "deciding": (
+        {"criteria", "allocation", "ablations", "arguments"},
+        {"filters", "scoring"},
+        {"beforehand"},
+        {"decision"},
+    ),
     "training": (
         {"tasks", "ramps", "schedules", "enforcing", "masked_weight", "masters"},
         {"optim"},

@@ -102,7 +102,7 @@ def check_goals(phases: Sequence[Phase], where: Workbench, network: nn.Module, p
         cycle = phase.model_copy(update={"sparsity": prunings[0].sparsity}) == prunings[0]
         if cycle and not (phase.structure == "filters" and phase.allocation == "global"):
             decide.check(where, network, phase, present)
-            present = Masks.full(prunable(network, phase.exclude)) if present is None else present
+            present = Masks.full(prunable(network, phase.exclude, phase.include)) if present is None else present
 
 
 def check_retrain(phase: Retrain, masked: bool, run: str) -> None:

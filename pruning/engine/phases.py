@@ -17,7 +17,7 @@ from pruning.engine.lookahead import check_points
 from pruning.engine.results import load_state, measure, metric_on_test, summarize
 from pruning.engine.session import Session, Workbench
 from pruning.events import PhaseStarted
-from pruning.masks import Masks, prunable
+from pruning.masks import Masks
 from pruning.plan import PlanError, Prune, Retrain, Train, techniques
 from pruning.plan.completion import method_settings
 from pruning.plan.lengths import in_epochs, in_steps
@@ -55,7 +55,9 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
     network = job.bench.build(phase.seed)
     job.bench.check(network)
     job.bench.check_steps(network)
-    prunable(network, phase.exclude)  # refuses a network in which nothing can be pruned or counted
+    dense = decide.check_method(
+        job.bench, network, phase
+    )  # refuses a network in which nothing can be pruned or counted
     steps = job.bench.data.steps_per_epoch(phase.batch_size)
     total = in_steps(phase.epochs, steps)
     check_points(phase, steps)
@@ -65,6 +67,8 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
     OPTIMIZERS.find(phase.optimizer)
 
     def make() -> dict[str, Any]:
+        if dense is not None:
+            session.tell(dense)
         optimizer = fit_in(
             session, job.bench, job.folder, network, phase="train", cycle=0, total_steps=total, lr=lr,
             method=method, extra=extra, momenta={}, keep=phase.keep_epochs, keep_steps=phase.keep_steps,
@@ -122,12 +126,13 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     first_step = phase.rewind_step or 0
     if first_step >= total:
         raise PlanError(f"rewind_step {first_step} leaves nothing to train: the training has {total} steps")
-    method, extra = Method(masks), []
+    method, extra, dense = Method(masks), [], None
     if masks is not None:
         masks.apply(network)
     else:
         if schedule.impact:
             raise PlanError(f"schedule '{name}' follows from a pruning, and run '{job.parent}' is not pruned")
+        dense = decide.check_method(job.bench, network, phase)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         method = methods.for_training(method_settings(phase, train), per_epoch)
         extra = method.attach(network)
@@ -136,6 +141,8 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
         momenta = {f"{what}:{stored[owner]}": momenta[key] for key, (what, _, owner) in owners.items()}
 
     def make() -> dict[str, Any]:
+        if dense is not None:
+            session.tell(dense)
         optimizer = fit_in(
             session, job.bench, job.folder, network, phase="retrain", cycle=cycle, total_steps=total, first_step=first_step,
             lr=_retrain_schedule(job, phase), method=method, extra=extra, momenta=momenta,

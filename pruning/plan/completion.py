@@ -21,7 +21,7 @@ def complete(phase: Prune | Retrain, train: Train) -> Prune | Retrain:
 
 def method_settings(phase: Retrain, train: Train) -> Train:
     """Returns the settings under which a retraining's method runs: the training's, of the retraining's length and method."""
-    own = {key: getattr(phase, key) for key in ("method", "method_options", "sparsity", "exclude")}
+    own = {key: getattr(phase, key) for key in ("method", "method_options", "sparsity", "exclude", "include")}
     total = techniques.epochs(phase, train.epochs)
     if total is None and techniques.TECHNIQUES.find(phase.technique).weights == "fresh":
         raise PlanError(f"{phase.technique} with a method needs lengths in epochs: it runs the training's and its own")

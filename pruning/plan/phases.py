@@ -31,7 +31,8 @@ class Train(Settings):
     first with the lower rate. `epochs` is a :mod:`length <pruning.plan.lengths>`. `keep_epochs` lists the epochs after
     which the state is kept for rewinding; 0 is the initialization, 1.5 half-way through the second.
     A `method` prunes during training, with `method_options` of its own: to `sparsity` of all prunable weights where it
-    takes one, a goal. Weights that fit `exclude` stay dense and do not count.
+    takes one, a goal. Weights that fit `exclude` stay dense and do not count; `include`
+    names parameters that no known layer owns.
     """
 
     phase: Literal["train"] = "train"
@@ -69,6 +70,8 @@ class Train(Settings):
     method_options: dict[str, Option] = Field(default={})
     sparsity: Sparsity | None = None
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    allow_reparametrized: bool = False
     code: dict[str, str] = Field(
         default={}
     )  # SHA-256 of the source files of what settings name as code of the user's own
@@ -108,8 +111,10 @@ class Train(Settings):
 class Prune(Settings):
     """Removes weights until `sparsity` of all prunable weights are gone: an absolute goal, not a share of what is left.
 
-    Prunable are the weights of all convolutions and linear layers, first and last included; biases, normalization and
-    embeddings are not. `exclude` holds name patterns of parameters that stay dense; they do not count in the sparsity.
+    Prunable are the weights of all convolutions, linear and recurrent layers, first and last included; biases, normalization
+    and embeddings are not. `exclude` holds name patterns of parameters that stay dense; they do not count in the sparsity.
+    `include` adds parameters of two or more dimensions by name, embeddings or stacked experts (`PATTERN@AXIS`: their output
+    units lie along that axis).
     `rounds` (re-scored each round), `scoring_mode` and `samples_per_class` None mean the criterion's own: one round but
     100 for synflow, eval mode, 10 examples of each class; a criterion that does not use one refuses it.
     `min_per_layer` weights stay in every layer; `layer_rates` {name or pattern: density} belongs to allocation "rates".
@@ -132,6 +137,8 @@ class Prune(Settings):
     filter_rates: FilterRates | None = None
     filter_level: Annotated[int, Field(ge=1)] | None = None
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    allow_reparametrized: bool = False
     rounds: Annotated[int, Field(ge=1)] | None = None
     scoring_mode: ScoringMode | None = None
     samples_per_class: Annotated[int, Field(ge=1)] | None = None
@@ -168,6 +175,10 @@ class Prune(Settings):
             )
         if self.filter_level is not None and self.filter_rates is None:
             raise ValueError("filter_level is not used without filter_rates")
+        if self.include:
+            raise ValueError(
+                f"include {list(self.include)} does not apply to filters, which are of convolutions and linear layers"
+            )
         if self.min_per_layer:
             raise ValueError(f"min_per_layer '{self.min_per_layer}' does not apply to filters; allowed: 0")
         for name in ("criterion", "allocation", "ablation"):
@@ -196,8 +207,8 @@ class Prune(Settings):
 class Retrain(Settings):
     """Trains a pruned network further, its masks held fixed; or a dense one, with a method that prunes during training.
 
-    `method`, `method_options`, `sparsity` and `exclude` are those of a training: Zimmer et al. (2023) try GSM and LC from a
-    trained network too. Optimizer, momentum and weight decay are the original training's.
+    `method`, `method_options`, `sparsity`, `exclude` and `include` are those of a training: Zimmer et al. (2023)
+    try GSM and LC from a trained network too. Optimizer, momentum and weight decay are the original training's.
     `epochs` None means the length of the original training. `technique` chooses the weights to start from and the
     learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
     to the tuned schedules. `optimizer_state` "keep" takes over the momenta that belong to the weights to start from (Renda
@@ -217,6 +228,8 @@ class Retrain(Settings):
     method_options: dict[str, Option] = Field(default={})
     sparsity: Sparsity | None = None
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    allow_reparametrized: bool = False
     code: dict[str, str] = Field(
         default={}
     )  # SHA-256 of the source files of what settings name as code of the user's own
