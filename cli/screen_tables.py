@@ -95,15 +95,12 @@ def layers(report: Any) -> Table:
 
 def left_dense(entries: Sequence[Mapping[str, Any]], report: Any) -> list[str]:
     """Returns a line on the parameters of two or more dimensions that have no mask, if any."""
+    from pruning.masks.unpruned import named as listed
+
     if not entries:
         return []
-    named = [f"{entry['type']} {entry['module']} ({count(entry['weights'])})" for entry in entries[:6]]
-    if rest := entries[6:]:
-        named.append(f"{len(rest)} more ({count(sum(entry['weights'] for entry in rest))})")
     out = sum(entry["weights"] for entry in entries)
-    return [
-        f"not prunable unless included by name: {', '.join(named)}: {percent(out / report.params)} of the parameters"
-    ]
+    return [f"left dense: {listed(entries)}: {percent(out / report.params)} of the parameters"]
 
 
 def names(kind: str, entries: Sequence[Mapping[str, Any]]) -> Table:

@@ -187,7 +187,10 @@ def test_the_axis_of_output_units_is_stated_with_a_pattern() -> None:
 @pytest.mark.parametrize(
     ("include", "says"),
     [
-        (["embed.weigt"], r"include 'embed.weigt' fits no parameter of two or more dimensions \(did you mean 'embed.weight'\?\)"),
+        (
+            ["embed.weigt"],
+            r"include 'embed.weigt' fits no parameter of two or more dimensions \(did you mean 'embed.weight'\?\)",
+        ),
         (["head.bias"], "include 'head.bias' fits no parameter of two or more dimensions"),
         (["up@3"], r"include 'up@3': 'up' is \[2, 8, 16\], which has no axis 3"),
         (["up@x"], "after @ stands an axis"),
@@ -210,12 +213,12 @@ def test_what_has_no_mask_is_named_in_one_warning_with_its_share() -> None:
     (said,) = [str(w.message) for w in caught]
     assert said == (
         "80 of 672 parameters with two or more dimensions are prunable (11.9 %); "
-        "left dense: Experts itself (512), Embedding embed (80)"
+        "left dense: Experts up/down (512), Embedding embed (80)"
     )
     left = unpruned(model, masks)
     assert left == [
-        {"module": "", "type": "Experts", "weights": 512, "why": ""},
-        {"module": "embed", "type": "Embedding", "weights": 80, "why": "embedding"},
+        {"module": "", "type": "Experts", "weights": 512, "why": "", "parameters": ["up", "down"]},
+        {"module": "embed", "type": "Embedding", "weights": 80, "why": "embedding", "parameters": ["embed.weight"]},
     ]
     assert model_sparsity(model, masks.counts()) == pytest.approx(72 / 672)
     _, again = told(model, 0.95, masks=masks)
@@ -227,15 +230,17 @@ def test_a_network_that_is_pruned_in_full_and_what_was_excluded_by_name_give_no_
     assert told(model, 0.5)[1] == []
     masks, said = told(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)), 0.5, exclude=["1"])
     assert said == []
-    assert unpruned(model, masks) == [{"module": "1", "type": "Linear", "weights": 32, "why": ""}]
+    assert unpruned(model, masks) == [
+        {"module": "1", "type": "Linear", "weights": 32, "why": "", "parameters": ["1.weight"]}
+    ]
     assert told(Experts(), 0.5, exclude=["head"], include=["up"])[1] == [
         "336 of 672 parameters with two or more dimensions are prunable (50 %); left dense: "
-        "Experts itself (256), Embedding embed (80)"
+        "Experts down (256), Embedding embed (80)"
     ]
 
 
 def test_a_long_list_of_what_is_left_is_cut() -> None:
-    left = [{"module": f"m{i}", "type": "Odd", "weights": 20_000 - i} for i in range(9)]
+    left = [{"module": f"m{i}", "type": "Odd", "weights": 20_000 - i, "parameters": [f"m{i}.weight"]} for i in range(9)]
     text = sentence(left, 200_000)
     assert text.startswith("20 k of 200 k parameters")
     assert "Odd m5 (20 k), 3 more (60 k)" in text

@@ -36,7 +36,8 @@ def refuse_reparametrized(
         kinds = {type(model.get_submodule(name.rpartition(".")[0])).__name__ for name in found}
         raise PlanError(
             f"the network transforms {named(found)} before it multiplies by them ({', '.join(sorted(kinds))}), so that pruned "
-            "weights are not 0 there: exclude them, or set allow_reparametrized and take the speedup from what is really 0"
+            "weights are not 0 there: exclude them, or set allow_reparametrized (--allow-reparametrized), and the speedup counts "
+            "what is really 0"
         )
 
 

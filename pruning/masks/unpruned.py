@@ -15,10 +15,10 @@ SHOWN = 6  # entries that a sentence names
 
 
 def unpruned(model: nn.Module, masks: Iterable[str]) -> list[dict[str, Any]]:
-    """Returns what has no mask, the largest first: {"module", "type", "weights", "why"} of each module that owns some.
+    """Returns what has no mask, the largest first: {"module", "type", "weights", "why", "parameters"} of each owning module.
 
     Counted are parameters of two or more dimensions, shared ones once. `masks` holds the names that have a mask; `why` is
-    "embedding", "adapter" or "" where nothing but its type keeps it out.
+    "embedding", "adapter" or "" where nothing but its type keeps it out; `parameters` are their names.
     """
     named = dict(model.named_parameters(remove_duplicate=False))
     seen = {id(named[name]) for name in masks if name in named}
@@ -32,8 +32,9 @@ def unpruned(model: nn.Module, masks: Iterable[str]) -> list[dict[str, Any]]:
         path = name.rpartition(".")[0]
         why = reasons.get(id(parameter), "")
         kind = type(owners[path]).__name__
-        entry = found.setdefault(path, {"module": path, "type": kind, "weights": 0, "why": why})
+        entry = found.setdefault(path, {"module": path, "type": kind, "weights": 0, "why": why, "parameters": []})
         entry["weights"] += parameter.numel()
+        entry["parameters"].append(name)
     return sorted(found.values(), key=lambda entry: -entry["weights"])
 
 
@@ -54,13 +55,24 @@ def model_sparsity(model: nn.Module, counts: Mapping[str, tuple[int, int]]) -> f
 def sentence(left: Sequence[Mapping[str, Any]], total: int) -> str:
     """Returns one line on what is left dense, of `total` weights in all, each module named with its size."""
     out = sum(entry["weights"] for entry in left)
-    named = [f"{entry['type']} {entry['module'] or 'itself'} ({short(entry['weights'])})" for entry in left[:SHOWN]]
-    rest = left[SHOWN:]
-    if rest:
-        named.append(f"{len(rest)} more ({short(sum(entry['weights'] for entry in rest))})")
     share = f"{100 * (total - out) / total:.3g} %"
     kinds = "parameters with two or more dimensions"
-    return f"{short(total - out)} of {short(total)} {kinds} are prunable ({share}); left dense: {', '.join(named)}"
+    return f"{short(total - out)} of {short(total)} {kinds} are prunable ({share}); left dense: {named(left)}"
+
+
+def named(left: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the largest entries with their sizes, `LSTM rnn (1.31 M)`, and how many more there are."""
+    parts = [f"{entry['type']} {_where(entry)} ({short(entry['weights'])})" for entry in left[:SHOWN]]
+    if rest := left[SHOWN:]:
+        parts.append(f"{len(rest)} more ({short(sum(entry['weights'] for entry in rest))})")
+    return ", ".join(parts)
+
+
+def _where(entry: Mapping[str, Any]) -> str:
+    """Returns a layer's path, or the names of parameters that have names of their own."""
+    names = [str(name) for name in entry["parameters"]]
+    layer = entry["module"] and all(name.rpartition(".")[2].startswith(("weight", "in_proj")) for name in names)
+    return str(entry["module"]) if layer else "/".join([*names[:3], *(["..."] if names[3:] else [])])
 
 
 def short(count: int) -> str:

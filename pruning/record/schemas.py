@@ -71,6 +71,7 @@ class Unpruned(BaseModel):
     type: Name
     weights: Count
     why: Name = ""
+    parameters: list[Name]
 
 
 class Summary(BaseModel):
