@@ -179,6 +179,15 @@ Schedule = Annotated[
     str | None,
     named(plan.RetrainSchedule, "Learning-rate schedule in place of the technique's own.", RETRAINING),
 ]
+RetrainRate = Annotated[
+    float | None,
+    Option(
+        "--lr",
+        metavar="RATE",
+        help="With fine-tune: a constant learning rate, in place of the training's last.",
+        rich_help_panel=RETRAINING,
+    ),
+]
 RetrainEpochs = Annotated[
     str | None,
     Option(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning.engine import decide
+from pruning.engine.adopting import take
 from pruning.engine.fitting import fit_in, masked_state, optimizer_state, split_state
 from pruning.engine.impact import impact
 from pruning.engine.lookahead import check_points
@@ -21,6 +22,7 @@ from pruning.masks import Masks
 from pruning.plan import PlanError, Prune, Retrain, Train, techniques
 from pruning.plan.completion import method_settings
 from pruning.plan.lengths import in_epochs, in_steps
+from pruning.plan.phases import Adopted
 from pruning.record import checkpoint, kept, runs, whole
 from pruning.record.stamp import located
 from pruning.seeds import derive
@@ -54,6 +56,8 @@ def prepare(session: Session, job: Job) -> Callable[[], dict[str, Any]]:
 def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dict[str, Any]]:
     network = job.bench.build(phase.seed)
     job.bench.check(network)
+    if phase.adopted is not None:
+        return _prepare_adopted(session, job, network, phase.adopted)
     job.bench.check_steps(network)
     dense = decide.check_method(
         job.bench, network, phase
@@ -75,6 +79,20 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
         )  # fmt: skip
         before = None if phase.method == "none" else metric_on_test(job.bench, network)
         return _ended(job, network, method, optimizer, before, epochs=in_epochs(total, steps))
+
+    return make
+
+
+def _prepare_adopted(session: Session, job: Job, network: nn.Module, about: Adopted) -> Callable[[], dict[str, Any]]:
+    if session.weights is None or session.weights.sha256 != about.sha256:
+        raise PlanError(
+            f"run '{job.folder}' was adopted from weights of SHA-256 {about.sha256[:8]}...: prune adopt makes it"
+        )
+    masks = take(network, session.weights, about, session.tell)
+
+    def make() -> dict[str, Any]:
+        session.tell(PhaseStarted(str(job.folder), "train", 0, 0))
+        return _finish(job, network, masks, {}, epochs=0)
 
     return make
 

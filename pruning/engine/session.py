@@ -18,6 +18,7 @@ from pruning.events import Tell, Warned, silent
 from pruning.models.check import buffers_kept
 from pruning.plan import PlanError, Train
 from pruning.record import runs, trust
+from pruning.record.foreign import Foreign
 from pruning.record.stamp import coded, located, place, stamped
 from pruning.training.tasks import TASKS
 from pruning.training.tasks.base import Task
@@ -33,6 +34,7 @@ class Session:
     tell: Tell
     track: str | None
     loaded: dict[str, Data] = field(default_factory=dict)
+    weights: Foreign | None = None  # trained elsewhere, for the run that adopts them
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,20 @@ from pruning.plan.rules import Settings, check_method, check_options
 from pruning.registry import table
 
 
+class Adopted(Settings):
+    """Weights that were trained elsewhere: the SHA-256 of their file, and how they were taken.
+
+    `key` names the state dict in the file; `partial`: what did not fit stayed at its initialization; `zeros`: entries that are 0
+    are pruned; `schedule`: the training's settings of epochs and learning rates are those that the weights were trained with.
+    """
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    key: str | None = None
+    partial: bool = False
+    zeros: bool = False
+    schedule: bool = False
+
+
 class Train(Settings):
     """Trains a network from its initialization.
 
@@ -72,6 +86,7 @@ class Train(Settings):
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     allow_reparametrized: bool = False
+    adopted: Adopted | None = None  # weights from elsewhere, in place of a training
     code: dict[str, str] = Field(
         default={}
     )  # SHA-256 of the source files of what settings name as code of the user's own
