@@ -68,7 +68,7 @@ def _timm_weights(model: str, tag: str) -> dict[str, Tensor]:
     return dict(timm.create_model(full, pretrained=True).state_dict())
 
 
-def transformers_model(folder: str, shape: Any, classes: int, config: str | None = None) -> nn.Module:
+def transformers_model(folder: str, shape: Any, classes: int, *, config: str = "") -> nn.Module:
     """Returns the classifier that the config.json in a folder describes, with random weights and `classes` outputs.
 
     Its output is the tensor of class scores. `config` is the SHA-256 that the file must have. Nothing is downloaded, and a
@@ -79,7 +79,7 @@ def transformers_model(folder: str, shape: Any, classes: int, config: str | None
     if not path.is_file():
         raise PlanError(f"model 'transformers:{folder}' needs a folder with a config.json; {path} does not exist")
     text = path.read_bytes()
-    if config is not None and hashlib.sha256(text).hexdigest() != config:
+    if config and hashlib.sha256(text).hexdigest() != config:
         raise PlanError(f"{path} has changed since the run was made")
     try:
         table = json.loads(text)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pruning.plan import PlanError, suggest
-from pruning.record.text import read_object
+from pruning.record.text import parse, read_text
 from pruning.record.whole import sha256
 
 NESTED = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params", "module", "ema",
@@ -73,7 +73,11 @@ def _in_folder(path: Path) -> Path:
 
 
 def _shards(index: Path) -> Foreign:
-    names = read_object(index).get("weight_map")
+    try:
+        table = parse(read_text(index))
+    except ValueError as error:
+        raise PlanError(f"{index} is damaged: {error}") from None
+    names = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(names, dict) or not all(
         isinstance(name, str) and Path(name).name == name for name in names.values()
     ):
@@ -96,11 +100,13 @@ def _load(path: Path) -> Any:
     if head[8:] == b"{":
         return _safetensors(path)
     if head[:2] == b"PK":
-        with zipfile.ZipFile(path) as archive:
-            if any("/code/" in name for name in archive.namelist()):
-                raise PlanError(
-                    f"weights '{path}' are a TorchScript archive: save the state dict of what it was made from"
-                )
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise PlanError(f"weights '{path}' are damaged or no torch file: {error}") from None
+        if any("/code/" in name for name in names):
+            raise PlanError(f"weights '{path}' are a TorchScript archive: save the state dict of what it was made from")
     elif head[:1] != b"\x80":
         raise PlanError(f"weights '{path}' are neither a safetensors nor a torch file")
     try:
