@@ -12,7 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune train digits --method dst --target-sparsity 0.5 --search 12 --set method_options.alpha=0.001",
     ),
     "adopt": (
-        "prune adopt model.safetensors --model net.py:build --data digits",
+        "prune adopt runs/RUN/weights.safetensors --model lenet-5 --data digits",
         "prune adopt checkpoint.pt --model resnet20 --data cifar10 --set epochs=160 --set lr=0.1 --set milestones=[80,120]",
         "prune adopt --pretrained default --model torchvision:resnet50 --data folder --data-dir imagenet",
     ),

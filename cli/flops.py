@@ -56,7 +56,8 @@ def flops(
         str,
         typer.Option(
             metavar="NAME",
-            help="true: by the output's true shape; shrinkbench: as that tool counts. One of: true, shrinkbench.",
+            help="true: by the output's true shape; weights: without products of activations, such as attention's; "
+            "shrinkbench: as that tool counts. One of: true, weights, shrinkbench.",
             rich_help_panel=options.PLACE,
             autocompletion=options.complete(choices(plan.Convention)),
         ),

@@ -373,6 +373,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(train: plan.Train, goal: float, trials: int, out: Path, **options: Any) -> search.Trial:
         return search.Trial(0.0, goal, 0.0, (advance(train, None, out),))
 
+    def adopt(train: plan.Train, out: Path, *args: Any, **options: Any) -> Path:
+        return advance(train, None, out)
+
+    monkeypatch.setattr(engine, "adopt", adopt)
     monkeypatch.setattr(search, "find", find)
     monkeypatch.setattr(engine, "advance", advance)
     monkeypatch.setattr(engine, "run", run)

@@ -1,12 +1,16 @@
 """Multiply-accumulates (MACs) per layer, dense and nonzero; FLOPs are 2 x MACs. The speedup is theoretical.
 
-Counted are convolutions and linear layers wherever their weights are used: modules called several times, shared and
-grouped ones, the projections of `nn.MultiheadAttention`. Biases, activations, pooling and sums count as nothing;
-normalization, attention's own products, recurrent layers and other arithmetic are listed as uncounted.
+Counted are the products with a parameter wherever it is used (modules called several times, shared and grouped ones,
+attention's projections, recurrent layers, stacked experts) and the products of activations (attention's own), which no
+pruning makes smaller. Biases, activation functions, pooling and sums count as nothing; normalization and operations of
+others are listed as uncounted.
 
 Conventions: with w weights of a layer, of which n are nonzero, used at p positions, MACs = w p and sparse MACs = n p.
-- "true": p is the number of output positions (of input positions in a transposed convolution), padding included, or
-  the rows that a linear layer is given, summed over all calls.
+- "true": p is the number of output positions (of input positions in a transposed convolution), padding included, the
+  rows that a linear layer is given, or the steps of a recurrent layer, summed over all calls. A recurrent layer of h units
+  and i inputs has gates h (i + h) MACs a step (an LSTM 4 gates, a GRU 3). Attention of L queries and S keys of width E has
+  2 L S E MACs a head, masked positions included.
+- "weights": like it, without the products of activations.
 - "shrinkbench" (Blalock et al. 2020 and its copy behind Zimmer et al. 2023): Conv2d and Linear only;
   c_in c_out k_h k_w ceil(H / stride_h) ceil(W / stride_w) of the input's H and W as if padded to fit, groups ignored;
   in x out for a linear layer, whatever the length of its sequence. A dilated or repeated layer is an error, as there.
@@ -23,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pruning.flops.trace import Trace, undisturbed
+from pruning.flops.trace import Handle, Trace, undisturbed
 from pruning.layers import NORMS, WEIGHTED
 from pruning.masks import DTYPES, Masks, count_nonzeros, embeddings, refuse_scripted
 from pruning.plan import Convention, PlanError, choices, suggest
@@ -31,7 +35,10 @@ from pruning.plan import Convention, PlanError, choices, suggest
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer: its module's name and type, its weights without biases, its MACs for one example."""
+    """One layer: its module's name and type, its weights without biases, its MACs for one example.
+
+    Products of activations have a row of their own, of type "product", without weights: dense and sparse MACs are the same.
+    """
 
     name: str
     type: str
@@ -76,11 +83,13 @@ def count_macs(
     convention: str = "true",
     *,
     batch_dim: int = 0,
+    handles: Mapping[str, Handle] | None = None,
 ) -> Report:
     """Returns the MACs of the model in eval mode for one example, per layer and in all; leaves the model as it was.
 
     `example_input` is a tensor with a batch dimension, or a tuple or dict of what the model is called with; of a batch
     the first example is taken. A weight counts as zero where its mask is False or, where it has no mask, if it is 0.
+    `handles` {"library::operation": (arguments, output) -> MACs} count operations that are not known here.
     """
     allowed = choices(Convention)
     if convention not in allowed:
@@ -92,7 +101,7 @@ def count_macs(
     refuse_scripted(model)
     pruned = {} if masks is None else (masks if isinstance(masks, Masks) else Masks(masks)).match(model)
     args, kwargs = _one_example(model, example_input, batch_dim)
-    trace = Trace(model, convention)
+    trace = Trace(model, convention, _checked(handles or {}))
     with undisturbed(model), trace.following(), torch.no_grad(), trace:
         try:
             model(*args, **kwargs)
@@ -103,6 +112,15 @@ def count_macs(
             reason = " ".join(str(error).split())
             raise PlanError(f"the model does not run on one example of shape {sizes}: {reason}") from error
     return _report(model, trace, pruned)
+
+
+def _checked(handles: Mapping[str, Handle]) -> Mapping[str, Handle]:
+    for op, handle in handles.items():
+        if not isinstance(op, str) or "::" not in op or not callable(handle):
+            raise PlanError(
+                f"handles map an operation, as 'library::operation', to a function of its MACs, not {op!r} to {handle!r}"
+            )
+    return handles
 
 
 def _one_example(model: nn.Module, example: Any, batch_dim: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -147,9 +165,12 @@ def _report(model: nn.Module, trace: Trace, pruned: Mapping[nn.Parameter, Tensor
         macs = sum(tensors[places[key]].numel() * trace.positions[key] for key in keys)
         sparse = sum(counts[places[key]] * trace.positions[key] for key in keys)
         layers.append(Layer(name, type(trace.modules[name]).__name__, params, nonzero, macs, sparse))
+    for name in dict.fromkeys(name for name, _ in trace.products):
+        macs = sum(count for (module, _), count in trace.products.items() if module == name)
+        layers.append(Layer(name, "product", 0, 0, macs, macs))
     embedded = set(embeddings(model))
     total = sum(p.numel() for p in model.parameters())
-    zeros = sum(w.numel() - counts[i] for w, i in whole.items() if w not in embedded)
+    zeros = sum(w.numel() - counts[i] for w, i in whole.items() if w not in embedded or w in pruned)
     rest = [mask for parameter, mask in pruned.items() if parameter not in whole]
     zeros += sum(mask.numel() - kept for mask, kept in zip(rest, count_nonzeros(rest), strict=True))
     return Report(
@@ -172,7 +193,14 @@ def _uncounted(trace: Trace, counted: set[str]) -> list[str]:
         known = isinstance(module, (*WEIGHTED, nn.Embedding, nn.EmbeddingBag))
         if trace.other.get(name):
             groups.setdefault(f"{kind} ({', '.join(sorted(trace.other[name]))})", []).append(name)
-        elif trace.called[name] and not known and (isinstance(module, NORMS) or (leaf and module._parameters)):
+        elif name in trace.touched and name not in counted and not known:
+            groups.setdefault(f"{kind} ({', '.join(sorted(trace.touched[name]))})", []).append(name)
+        elif (
+            trace.called[name]
+            and not known
+            and name not in counted
+            and (isinstance(module, NORMS) or (leaf and module._parameters))
+        ):
             groups.setdefault(kind, []).append(name)
         elif name in trace.layers and name not in counted:
             groups.setdefault(f"{kind}, never used", []).append(name)

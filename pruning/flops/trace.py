@@ -10,37 +10,28 @@ import contextlib
 import math
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pruning.flops import products
 from pruning.layers import WEIGHTED
 from pruning.masks import DTYPES, weight_keys
 from pruning.plan import PlanError
 
-_PRODUCTS = ("convolution", "mm", "bmm", "mv", "addmm", "baddbmm", "addmv")
-_ARITHMETIC = (
-    "_scaled_dot_product",
-    "_flash",
-    "_efficient",
-    "addbmm",
-    "dot",
-    "vdot",
-    "_trilinear",
-    "_fft",
-    "mkldnn_rnn",
-)
+Handle = Callable[[tuple[Any, ...], Any], int]  # (arguments, output) of an operation -> its MACs
 
 
 class Trace(TorchDispatchMode):
     """What a forward pass does: which weights are used at how many positions, and what else is arithmetic."""
 
-    def __init__(self, model: nn.Module, convention: str) -> None:
+    def __init__(self, model: nn.Module, convention: str, handles: Mapping[str, Handle] | None = None) -> None:
         super().__init__()
         self.convention = convention
+        self.handles = handles or {}
         self.modules = dict(model.named_modules())
         self.running: list[str] = []  # the names of the modules whose forward is running, outermost first
         self.called: Counter[str] = Counter()
@@ -49,6 +40,10 @@ class Trace(TorchDispatchMode):
         self.memory: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)  # by address of the storage
         self.used: dict[tuple[Any, ...], tuple[str, Tensor, nn.Parameter | None]] = {}
         self.positions: Counter[tuple[Any, ...]] = Counter()
+        self.products: Counter[tuple[str, str]] = Counter()  # (module, operation) -> MACs between activations
+        self.touched: dict[str, set[str]] = defaultdict(
+            set
+        )  # parameter of no layer -> what it was used in, but for products
         seen: set[nn.Parameter] = set()
         for name, module in self.modules.items():
             own = [w for key in weight_keys(module) if (w := module._parameters.get(key)) is not None]
@@ -58,9 +53,22 @@ class Trace(TorchDispatchMode):
             for weight in (w for w in new if w.dtype in DTYPES):
                 self.memory[weight.untyped_storage().data_ptr()].append((name, weight))
             seen.update(new)
+        self.loose: dict[
+            nn.Parameter, str
+        ] = {}  # parameters of two or more dimensions that no layer has, and their modules
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1 and parameter not in seen and parameter.dtype in DTYPES:
+                self.loose[parameter] = name.rpartition(".")[0]
+                self.memory[parameter.untyped_storage().data_ptr()].append((self.loose[parameter], parameter))
 
     def use(self, name: str, tensor: Tensor, weight: nn.Parameter | None, positions: int) -> None:
         """Notes that the tensor, which is `weight`, a view of it or computed, is used at so many positions."""
+        if (
+            weight in self.loose
+            and weight is not None
+            and not any(weight is w for w in self.layers.setdefault(name, []))
+        ):
+            self.layers[name].append(weight)
         if weight is not None and tensor.numel() == weight.numel():
             tensor = weight.detach()
         key = (name, tensor.data_ptr(), tensor.shape, tensor.stride())
@@ -77,35 +85,78 @@ class Trace(TorchDispatchMode):
         kwargs = kwargs or {}
         space, _, name = func._schema.name.partition("::")
         name = name.rstrip("_")
-        counted = space == "aten" and name in _PRODUCTS
-        if not counted:
+        handle = self.handles.get(func._schema.name)
+        named = space == "aten" and (
+            name in products.PRODUCTS or name == "_grouped_mm" or name.startswith(products.ATTENTION)
+        )
+        if not named and handle is None:
             with self:  # what a composite op is made of; elsewhere it is decomposed before it gets here
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        if counted:
-            self._product(name, args, out)
-        elif space not in ("aten", "prim", "prims", "profiler") or name.startswith(_ARITHMETIC):
+        if handle is not None:
+            self._add(name, self._asked(func._schema.name, handle, args, out))
+        elif isinstance(self.modules[self._inside()], nn.RNNBase):
+            pass  # counted as a whole
+        elif space == "aten" and name in products.PRODUCTS:
+            self._product(name, *products.product(name, args, out))
+        elif space == "aten" and name == "_grouped_mm":
+            for operand, macs in products.groups(args, kwargs):
+                self._product(name, [operand], macs)
+        elif space == "aten" and name.startswith(products.ATTENTION) and "backward" not in name:
+            self._add(name, products.attention(name, args))
+        elif space == "aten" and name == "_cdist_forward":
+            self._add(name, products.distances(args))
+        elif space not in ("aten", "prim", "prims", "profiler") or name.startswith(products.ARITHMETIC):
             self.other[self._inside()].add(name.strip("_"))
+        elif name not in products.VIEWS:
+            self._touch(name, args)
         return out
 
-    def _product(self, name: str, args: tuple[Any, ...], out: Tensor) -> None:
-        if name == "convolution":  # input, weight, bias, stride, padding, dilation, transposed ...
-            operands = [args[1]]
-            macs = args[1].numel() * ((args[0] if args[6] else out).numel() // max(args[1].shape[0], 1))
-        else:
-            operands = list(args[1:3] if name.startswith(("add", "badd")) else args[:2])
-            macs = out.numel() * operands[0].shape[-1]
+    def _product(self, name: str, operands: list[Tensor], macs: int) -> None:
         for tensor in operands:
             layer, weight = self._find(tensor)
             if layer is not None and tensor.numel() and tensor.dtype in DTYPES:
-                if self.convention == "true":
+                if self.convention != "shrinkbench":
                     self.use(layer, tensor, weight, macs // tensor.numel())
-                elif self.convention == "shrinkbench" and not isinstance(self.modules[layer], nn.Conv2d | nn.Linear):
+                elif not isinstance(self.modules[layer], nn.Conv2d | nn.Linear):
                     self.other[layer].add(name)
                 return
-        self.other[self._inside()].add(name)
+        own = self.modules[self._inside()]._parameters.get("weight")
+        if own is not None and own.dtype not in DTYPES:  # complex: real products of it are another count
+            self.other[self._inside()].add(name.strip("_"))
+        else:
+            self._add(name, macs)
+
+    def _add(self, name: str, macs: int) -> None:
+        """Notes MACs that no weight is in."""
+        if self.convention == "true":
+            self.products[self._inside(), name.strip("_")] += macs
+        else:
+            self.other[self._inside()].add(name.strip("_"))
+
+    def _asked(self, op: str, handle: Handle, args: tuple[Any, ...], out: Any) -> int:
+        macs = handle(args, out)
+        if isinstance(macs, bool) or not isinstance(macs, int) or macs < 0:
+            raise PlanError(f"the handle of '{op}' must return its MACs, a whole number from 0, not {macs!r}")
+        return macs
+
+    def _touch(self, name: str, args: tuple[Any, ...]) -> None:
+        for tensor in args:
+            if isinstance(tensor, Tensor) and tensor.dim() > 1:
+                for _, parameter in self.memory.get(tensor.untyped_storage().data_ptr(), ()):
+                    if parameter in self.loose:
+                        self.touched[self.loose[parameter]].add(name)
+
+    def _recurrent(self, name: str, module: nn.RNNBase, x: Any) -> None:
+        """Notes each matrix of a recurrent layer as used once for every step: 4 h (i + h) MACs a step of an LSTM."""
+        if self.convention == "shrinkbench":
+            self.other[name].add("rnn")
+            return
+        rows = x.data.shape[0] if isinstance(x, nn.utils.rnn.PackedSequence) else x.numel() // x.shape[-1]
+        for key in weight_keys(module):
+            self.use(name, getattr(module, key).detach(), module._parameters.get(key), rows)
 
     def _find(self, tensor: Tensor) -> tuple[str | None, nn.Parameter | None]:
         """Returns the layer whose weight the tensor is, or is a part of, or is computed from inside of that layer."""
@@ -136,6 +187,8 @@ class Trace(TorchDispatchMode):
             def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
                 self.running.append(name)
                 self.called[name] += 1
+                if isinstance(module, nn.RNNBase):
+                    self._recurrent(name, module, kwargs["input"] if "input" in kwargs else args[0])
                 if self.convention == "shrinkbench" and isinstance(module, nn.Conv2d | nn.Linear):
                     self._shrinkbench(name, module, kwargs["input"] if "input" in kwargs else args[0])
 

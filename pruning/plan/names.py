@@ -17,7 +17,7 @@ ModelName = Literal[
     "vgg11", "vgg13", "vgg16", "vgg19", "wrn-16-8", "wrn-22-8", "wrn-28-10", "wrn-14-8", "wrn-20-8", "wrn-32-2",
 ]  # fmt: skip
 DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "folder"]
-Convention = Literal["true", "shrinkbench"]
+Convention = Literal["true", "weights", "shrinkbench"]
 Criterion = Literal["magnitude", "random", "snip", "grasp", "grasp-inverted", "grasp-magnitude", "synflow"]
 Ablation = Literal["shuffle", "shuffle-across", "random-counts", "reinit", "invert", "normal-init"]
 Allocation = Literal["global", "uniform", "uniform+", "erk", "lamp", "rates"]
