@@ -43,7 +43,8 @@ ROOMS = {
     ),
     "deciding": ({"criteria", "allocation", "ablations", "arguments"}, {"filters", "scoring"}, {"decision"}),
     "training": (
-        {"tasks", "ramps", "schedules", "enforcing", "masked_weight", "masters"},
+        {"tasks", "ramps", "schedules", "unwrapping", "masked_weight", "masters"},
+        {"enforcing"},
         {"optim"},
         {"methods", "optimizers"},
         {"loop"},
