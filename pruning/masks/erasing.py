@@ -1,7 +1,7 @@
 """What is pruned of a tensor, set to +0, again and again by the same mask.
 
-Selecting, not multiplying: NaN times 0 is NaN. On the CPU the bits are ANDed with a word of ones or zeros per weight, 4 to 20 times as
-fast as `masked_fill_` (36,864 to 589,824 floats, torch 2.14, one core); the words take as much memory as the weights.
+Selecting, not multiplying: NaN times 0 is NaN. On the CPU the bits are ANDed with a word of ones or zeros per weight, 4 to 20
+times as fast as `masked_fill_` (36,864 to 589,824 floats, torch 2.14, one core); the words take as much memory as the weights.
 """
 
 from __future__ import annotations

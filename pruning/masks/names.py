@@ -1,7 +1,8 @@
 """Names of tensors that fit in spite of what wraps a model or a part of it.
 
 DistributedDataParallel and DataParallel put `module.` before a name, torch.compile `_orig_mod.`, peft `base_model.model.` and,
-inside, `base_layer.`; checkpoint wrappers and the first FSDP have their own. Masks drawn before wrapping fit afterwards, and the other way round.
+inside, `base_layer.`; checkpoint wrappers and the first FSDP have their own. Masks drawn before wrapping fit afterwards, and
+the other way round.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def local(tensor: Tensor) -> Tensor:
     if not sharded(tensor):
         return tensor
     with torch.no_grad():
-        return tensor.to_local()  # type: ignore[operator]
+        return tensor.to_local()  # type: ignore[attr-defined]
 
 
 def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Masks that hold under any torch optimizer: it trains the network whose pruned weights are gone.
 
-Gradients of pruned entries are +0 as soon as they are there, so that norms, clipping, curvature (LBFGS) and updates of whole matrices
-(Muon, Adafactor) see survivors only; weights and state are +0 after every step. What an optimizer takes over all entries of a
-tensor, as Adafactor's means, counts pruned entries as zeros.
+Gradients of pruned entries are +0 as soon as they are there, so that norms, clipping, curvature (LBFGS) and updates of whole
+matrices (Muon, Adafactor) see survivors only; weights and state are +0 after every step. What an optimizer takes over all
+entries of a tensor, as Adafactor's means, counts pruned entries as zeros; what Muon's orthogonal matrix has there is dropped.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def enforce(
       `optimizer.state` holds per parameter in the parameter's shape and as floats (Adam's moments). Factored moments stay as they
       are. LBFGS starts its history anew where that would move pruned entries.
 
-    A pickled or deep-copied optimizer or model loses the hooks, as torch drops them: call `enforce` on the copy. Raises PlanError for a
-    mask that fits no parameter, and for a masked parameter that is trained but held by none of the optimizers.
+    A pickled or deep-copied optimizer or model loses the hooks, as torch drops them: call `enforce` on the copy. Raises
+    PlanError for a mask that fits no parameter, and for a masked parameter that is trained but held by none of the optimizers.
     """
     optimizers = [unwrap(optimizer)] if not isinstance(optimizer, Iterable) else [unwrap(one) for one in optimizer]
     matched = held_by(optimizers, model, masks)

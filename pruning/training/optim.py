@@ -78,7 +78,9 @@ class MaskedSGD(SGD):
         """
         matched = held_by([self], model, masks)
         if any(sharded(parameter) and self._masters.serve(parameter) for parameter in matched):
-            raise PlanError("masters=True takes no sharded parameters: shard float32 ones by fully_shard's MixedPrecisionPolicy")
+            raise PlanError(
+                "masters=True takes no sharded parameters: shard float32 ones by fully_shard's MixedPrecisionPolicy"
+            )
         state = self.state
         self._masked = {parameter: MaskedWeight(parameter, mask) for parameter, mask in matched.items()}
         self._members = []
