@@ -14,7 +14,7 @@ from pruning import ops
 from pruning.masks import storage
 from pruning.masks.erasing import WORDS
 from pruning.masks.names import Names
-from pruning.masks.shards import local, part
+from pruning.masks.shards import flattened, local, part
 from pruning.plan import PlanError, suggest
 
 
@@ -102,10 +102,11 @@ class Masks(Mapping[str, Tensor]):
         for name, mask in self.everything().items():
             found = names.find(name)
             if found is None:
-                raise PlanError(f"the masks name '{name}', which the model lacks{suggest(name, parameters)}")
+                raise PlanError(f"the masks name '{name}', which the model lacks{flattened(model) or suggest(name, parameters)}")
             parameter = parameters[found]
             if parameter.shape != mask.shape:
-                raise PlanError(f"the mask of '{name}' is {list(mask.shape)}, the weight {list(parameter.shape)}")
+                shapes = f"the mask of '{name}' is {list(mask.shape)}, the weight {list(parameter.shape)}"
+                raise PlanError(shapes + flattened(model))
             if parameter in out:
                 raise PlanError(f"'{name}' is one parameter with another name that has a mask too")
             out[parameter] = part(name, mask, parameter)

@@ -56,6 +56,15 @@ def part(name: str, mask: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(mask, whole.device_mesh, whole.placements, src_data_rank=None).to_local()
 
 
+def flattened(model: nn.Module) -> str:
+    """Returns why weights have lost their shapes, to end a message, where a library has taken the model apart; else ""."""
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        return ": FullyShardedDataParallel (FSDP1) flattens weights; shard with fully_shard (FSDP2) instead"
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return ": DeepSpeed's ZeRO stage 3 takes weights apart; shard with fully_shard (FSDP2) instead"
+    return ""
+
+
 def refuse_sharded(model: nn.Module) -> None:
     """Raises PlanError where a parameter is a DTensor: a ranking needs the whole of every weight."""
     for name, parameter in model.named_parameters():
