@@ -19,7 +19,12 @@ SECTIONS = [(title, code) for part in PAGE.read_text().split("\n## ") for title 
             for code in re.findall(r"^```python\n(.*?)^```$", part, re.M | re.S)]  # fmt: skip
 START = SECTIONS[0][1]
 RECIPES = dict(SECTIONS[1:])
-NEEDS = {"Hugging Face accelerate": "accelerate", "Hugging Face Trainer": "transformers", "Lightning": "lightning", "timm": "timm"}
+NEEDS = {
+    "Hugging Face accelerate": "accelerate",
+    "Hugging Face Trainer": "transformers",
+    "Lightning": "lightning",
+    "timm": "timm",
+}
 
 
 def test_each_recipe_stands_under_its_own_title() -> None:
@@ -32,7 +37,13 @@ def _as_under_torchrun(monkeypatch: pytest.MonkeyPatch) -> Any:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    for key, value in {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+    for key, value in {
+        "RANK": 0,
+        "WORLD_SIZE": 1,
+        "LOCAL_RANK": 0,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }.items():
         monkeypatch.setenv(key, str(value))
     yield
     if dist.is_initialized():

@@ -102,7 +102,9 @@ class Masks(Mapping[str, Tensor]):
         for name, mask in self.everything().items():
             found = names.find(name)
             if found is None:
-                raise PlanError(f"the masks name '{name}', which the model lacks{flattened(model) or suggest(name, parameters)}")
+                raise PlanError(
+                    f"the masks name '{name}', which the model lacks{flattened(model) or suggest(name, parameters)}"
+                )
             parameter = parameters[found]
             if parameter.shape != mask.shape:
                 shapes = f"the mask of '{name}' is {list(mask.shape)}, the weight {list(parameter.shape)}"

@@ -18,7 +18,7 @@ _LOST = {  # by the top package: those that train copies of the weights, which a
 def unwrap(optimizer: Any) -> Optimizer:
     """Returns the optimizer whose step runs hooks; raises PlanError, with the way that works, where there is none to be found."""
     seen = optimizer
-    while not (isinstance(seen, Optimizer) and getattr(type(seen).step, "hooked", False)):
+    while not _runs_hooks(seen):
         if reason := _LOST.get(type(seen).__module__.split(".")[0]):
             raise PlanError(f"{_kind(seen)} cannot be held: {reason}")
         inner = (vars(seen).get(name) for name in _INNER if hasattr(seen, "__dict__"))
@@ -30,6 +30,12 @@ def unwrap(optimizer: Any) -> Optimizer:
                 "elsewhere call pruning.mask_gradients before every step and masks.apply(model) after it"
             )
     return seen
+
+
+def _runs_hooks(thing: Any) -> bool:
+    # a wrapper that is a subclass, but was not initialized as one, has no hooks of load_state_dict, and maybe no patched step
+    whole = isinstance(thing, Optimizer) and "_optimizer_load_state_dict_post_hooks" in vars(thing)
+    return whole and getattr(type(thing).step, "hooked", False)
 
 
 def _kind(thing: Any) -> str:
