@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import pruning
-
-PAGE = Path(pruning.__file__).parents[1] / "docs" / "training-loops.md"
+PAGE = Path(__file__).parents[1] / "docs" / "training-loops.md"
+if not PAGE.exists():
+    pytest.skip("the page of recipes is not here", allow_module_level=True)
 SECTIONS = [(title, code) for part in PAGE.read_text().split("\n## ") for title in [part.split("\n")[0]]
             for code in re.findall(r"^```python\n(.*?)^```$", part, re.M | re.S)]  # fmt: skip
 START = SECTIONS[0][1]

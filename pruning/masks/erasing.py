@@ -7,7 +7,7 @@ times as fast as `masked_fill_` (36,864 to 589,824 floats, torch 2.14, one core)
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning.masks.shards import local
 
@@ -17,32 +17,35 @@ WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes
 class Eraser:
     """A mask, in the forms in which it is used; drawn again where it was changed in place."""
 
-    __slots__ = ("_drawn", "_pruned", "_words", "mask")
+    __slots__ = ("_drawn", "_forms", "_uncounted", "mask")
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask  # bool, True is kept, of this rank's part of the tensors to come
+        self._uncounted = mask.is_inference()  # such a mask has no version: changes could not be told
         self._drawn = -1
-        self._pruned: Tensor | None = None
-        self._words: dict[tuple[torch.dtype, tuple[int, ...]], Tensor] = {}
+        self._forms: dict[tuple[torch.dtype, tuple[int, ...]], Tensor] = {}  # by dtype and strides
 
-    @torch.no_grad()
     def erase(self, tensor: Tensor) -> None:
-        """Writes exactly +0 to the pruned entries of the tensor, or of this rank's part of it; it has the mask's shape."""
-        tensor = local(tensor)
-        if self.mask.is_inference() or self.mask._version != self._drawn:  # the former has no version
-            self._drawn = -1 if self.mask.is_inference() else self.mask._version
-            self._pruned, self._words = None, {}
-        if tensor.device.type == "cpu" and tensor.is_floating_point():
-            kind = WORDS[tensor.element_size()]
-            key = (kind, tensor.stride())
-            words = self._words.get(key)
-            if words is None:
-                words = self._words[key] = torch.empty_like(tensor, dtype=kind).copy_(self.mask).neg_()
-            tensor.view(kind).bitwise_and_(words)
-            return
-        if self._pruned is None:
-            self._pruned = ~self.mask
-        tensor.masked_fill_(self._pruned, 0.0)
+        """Writes exactly +0 to the pruned entries of the tensor, or of this rank's part of it; it has the mask's shape.
+
+        Where the tensor requires a gradient, call it under `torch.no_grad`.
+        """
+        if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            tensor = local(tensor)
+        if self._uncounted or self.mask._version != self._drawn:
+            self._drawn = -1 if self._uncounted else self.mask._version
+            self._forms = {}
+        bits = tensor.is_cpu and tensor.is_floating_point()
+        kind = WORDS[tensor.element_size()] if bits else torch.bool
+        key = (kind, tensor.stride())
+        form = self._forms.get(key)
+        if form is None:
+            form = torch.empty_like(tensor, dtype=kind, requires_grad=False).copy_(self.mask)
+            form = self._forms[key] = form.neg_() if bits else form.logical_not_()
+        if bits:
+            tensor.view(kind).bitwise_and_(form)
+        else:
+            tensor.masked_fill_(form, 0.0)
 
     def fits(self, tensor: object) -> bool:
         """Returns whether this is a floating-point tensor with an entry for each of the mask: a moment, say, but no code of it."""

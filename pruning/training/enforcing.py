@@ -64,8 +64,9 @@ def enforce(
     for parameter, eraser in erasers.items():
         if parameter.requires_grad:
             hooks.append(parameter.register_post_accumulate_grad_hook(_masker(eraser)))
-        _mask_gradient(parameter, eraser)
-        _erase(parameter, {}, eraser)
+        with torch.no_grad():
+            _mask_gradient(parameter, eraser)
+            _erase(parameter, {}, eraser)
     left = dict(erasers)
     for one in reversed(list(dict.fromkeys(optimizers))):
         own = {id(p) for group in one.param_groups for p in group["params"]}
@@ -110,6 +111,7 @@ def zero_pruned(parameter: Tensor, state: Mapping[str, Any], mask: Tensor) -> No
 def _hold(optimizer: Optimizer, erasers: dict[nn.Parameter, Eraser]) -> list[Any]:
     """Returns handles of the hooks on one optimizer, whose state is set right at once."""
 
+    @torch.no_grad()
     def mask_all() -> None:
         for parameter, eraser in erasers.items():
             _mask_gradient(parameter, eraser)
@@ -122,6 +124,7 @@ def _hold(optimizer: Optimizer, erasers: dict[nn.Parameter, Eraser]) -> list[Any
             kwargs = {**kwargs, "closure": _masking(kwargs["closure"], mask_all)}
         return args, kwargs
 
+    @torch.no_grad()
     def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         state = optimizer.state
         for parameter, eraser in erasers.items():
