@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -82,6 +83,7 @@ def timm_made(name: str, **settings: Any) -> Make:
 
 MAKES: dict[str, tuple[Make, float | None]] = {
     "SGD": (lambda p: O.SGD(p, 0.5, weight_decay=0.01), None),
+    "MaskedSGD, clipped": (lambda p: pruning.MaskedSGD(p, 0.5, momentum=0.5), 0.2),
     "SGD clipped": (lambda p: O.SGD(p, 0.5), 0.2),
     "momentum": (lambda p: O.SGD(p, 0.1, momentum=0.9, dampening=0.1), None),
     "Nesterov": (lambda p: O.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01), None),
@@ -386,3 +388,76 @@ def test_several_optimizers_hold_together_and_one_of_them_alone_is_refused() -> 
     first.add_param_group({"params": list(model[2].parameters())})  # held from then on
     step(model, first)
     assert masks.violations(model.state_dict()) == []
+
+
+def test_copies_and_pickles_are_free_and_whole() -> None:
+    model, masks = pruned()
+    optimizer = O.Adam(model.parameters(), 0.01)
+    pruning.enforce(optimizer, model, masks)
+    for other, theirs in (copy.deepcopy((model, optimizer)), pickle.loads(pickle.dumps((model, optimizer)))):
+        step(other, theirs)
+        assert masks.violations(other.state_dict()) == list(masks)
+        pruning.enforce(theirs, other, masks)
+        step(other, theirs)
+        assert masks.violations(other.state_dict()) == []
+    step(model, optimizer)
+    assert masks.violations(model.state_dict()) == []
+
+
+def test_parameters_that_were_exchanged_since_are_noticed() -> None:
+    model, masks = pruned()
+    optimizer = O.SGD(model.parameters(), 0.1)
+    pruning.enforce(optimizer, model, masks)
+    optimizer.param_groups[0]["params"] = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
+    with pytest.raises(PlanError, match="other parameters than when enforce was called: call it after wrapping"):
+        optimizer.step()
+
+
+def test_a_step_that_is_compiled_holds_the_masks() -> None:
+    model, masks = pruned()
+    optimizer = O.AdamW(model.parameters(), 0.01)
+    pruning.enforce(optimizer, model, masks)
+    compiled = torch.compile(lambda: optimizer.step(), backend="eager")
+    x, y = data()
+    for _ in range(3):
+        optimizer.zero_grad()
+        cross_entropy(model(x), y).backward()
+        compiled()
+        assert masks.violations(model.state_dict()) == []
+
+
+def test_what_is_no_model_is_refused() -> None:
+    model, masks = pruned()
+    with pytest.raises(PlanError, match="masks are matched with a torch.nn.Module, not OrderedDict"):
+        pruning.enforce(O.SGD(model.parameters(), 0.1), model.state_dict(), masks)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["SGD clipped", "AdamW", "LBFGS"])
+def test_on_cuda_it_is_as_on_the_cpu(name: str) -> None:
+    make, clip = MAKES[name]
+    here, masks = pruned()
+    there = copy.deepcopy(here).cuda()
+    x, y = (t.cuda() for t in data())
+    a, b = make(list(here.parameters())), make(list(there.parameters()))
+    pruning.enforce(a, here, masks)
+    pruning.enforce(b, there, masks)
+    for _ in range(5):
+        step(here, a, clip)
+
+        def closure() -> Tensor:
+            b.zero_grad()
+            loss = cross_entropy(there(x), y)
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(there.parameters(), clip)
+            return loss
+
+        if name == "LBFGS":
+            b.step(closure)
+        else:
+            closure()
+            b.step()
+        assert masks.violations(there.state_dict()) == []
+    for mine, other in zip(there.parameters(), here.parameters(), strict=True):
+        torch.testing.assert_close(mine.cpu(), other, rtol=1e-4, atol=1e-6)

@@ -23,7 +23,9 @@ class Eraser:
         self.mask = mask  # bool, True is kept, of this rank's part of the tensors to come
         self._uncounted = mask.is_inference()  # such a mask has no version: changes could not be told
         self._drawn = -1
-        self._forms: dict[tuple[torch.dtype, tuple[int, ...]], Tensor] = {}  # by dtype and strides
+        self._forms: dict[
+            tuple[torch.dtype, torch.device, tuple[int, ...]], Tensor
+        ] = {}  # as tensors lie; a model may move
 
     def erase(self, tensor: Tensor) -> None:
         """Writes exactly +0 to the pruned entries of the tensor, or of this rank's part of it; it has the mask's shape.
@@ -37,7 +39,7 @@ class Eraser:
             self._forms = {}
         bits = tensor.is_cpu and tensor.is_floating_point()
         kind = WORDS[tensor.element_size()] if bits else torch.bool
-        key = (kind, tensor.stride())
+        key = (kind, tensor.device, tensor.stride())
         form = self._forms.get(key)
         if form is None:
             form = torch.empty_like(tensor, dtype=kind, requires_grad=False).copy_(self.mask)

@@ -96,6 +96,8 @@ class Masks(Mapping[str, Tensor]):
 
         Names fit in spite of wrappers (`pruning.masks.names`). The mask of a DTensor is that of this rank's part of it.
         """
+        if not isinstance(model, nn.Module):
+            raise PlanError(f"masks are matched with a torch.nn.Module, not {type(model).__name__}")
         parameters = dict(model.named_parameters(remove_duplicate=False))
         names = Names(parameters)
         out = {}

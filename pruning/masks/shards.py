@@ -52,8 +52,9 @@ def part(name: str, mask: Tensor, parameter: Tensor) -> Tensor:
     whole: Any = parameter
     if any(placement.is_partial() for placement in whole.placements):
         raise PlanError(f"'{name}' is a DTensor of partial sums, which have no zeros of their own: reduce it first")
-    mask = mask.to(whole.to_local().device)
-    return distribute_tensor(mask, whole.device_mesh, whole.placements, src_data_rank=None).to_local()
+    mask = mask.to(whole.device_mesh.device_type)
+    own = distribute_tensor(mask, whole.device_mesh, whole.placements, src_data_rank=None).to_local()
+    return own.to(whole.to_local().device)  # that of weights kept on the CPU is not the mesh's
 
 
 def flattened(model: nn.Module) -> str:

@@ -117,6 +117,10 @@ def _hold(optimizer: Optimizer, erasers: dict[nn.Parameter, Eraser]) -> list[Any
             _mask_gradient(parameter, eraser)
 
     def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if own and not any(p in own for group in optimizer.param_groups for p in group["params"]):
+            raise PlanError(
+                "the optimizer has other parameters than when enforce was called: call it after wrapping and sharding"
+            )
         mask_all()
         if len(args) > 1 and callable(args[1]):
             return (args[0], _masking(args[1], mask_all), *args[2:]), kwargs
@@ -135,6 +139,7 @@ def _hold(optimizer: Optimizer, erasers: dict[nn.Parameter, Eraser]) -> list[Any
         if isinstance(optimizer, LBFGS):
             _restart(optimizer, erasers)
 
+    own = {p for group in optimizer.param_groups for p in group["params"] if p in erasers}
     loaded(optimizer)
     return [
         optimizer.register_step_pre_hook(before),
@@ -169,7 +174,7 @@ def _mask_gradient(parameter: Tensor, eraser: Eraser) -> None:
             "build the embedding with sparse=False"
         )
     if gradient.requires_grad:  # of backward(create_graph=True): its graph must not see a write in place
-        parameter.grad = gradient.masked_fill(~eraser.mask, 0.0)
+        parameter.grad = gradient.masked_fill(~eraser.mask.to(gradient.device), 0.0)
         return
     if (fitting := aligned(gradient, parameter)) is not gradient:
         parameter.grad = gradient = fitting
@@ -195,6 +200,6 @@ def _restart(optimizer: LBFGS, erasers: Mapping[nn.Parameter, Eraser]) -> None:
     if not flat:
         return
     gone = [~erasers[p].mask if p in erasers else torch.zeros_like(local(p), dtype=torch.bool) for p in params]
-    pruned = torch.cat([mask.flatten() for mask in gone]).to(flat[0].device)
+    pruned = torch.cat([mask.flatten().to(flat[0].device) for mask in gone])
     if any(t.shape != pruned.shape or bool(t[pruned].any()) for t in flat):
         state.clear()
