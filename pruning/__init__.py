@@ -17,6 +17,7 @@ _WHERE = {
     "allocate": "pruning.deciding.allocation.sharing",
     "MaskedSGD": "pruning.training.optim",
     "enforce": "pruning.training.enforcing",
+    "mask_gradients": "pruning.training.enforcing",
     "count_macs": "pruning.flops",
     "register": "pruning.registry",
     "Task": "pruning.training.tasks.base",

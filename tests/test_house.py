@@ -48,7 +48,8 @@ ROOMS = {
         {"decision"},
     ),
     "training": (
-        {"tasks", "ramps", "schedules", "enforcing", "masked_weight", "masters"},
+        {"tasks", "ramps", "schedules", "unwrapping", "masked_weight", "masters"},
+        {"enforcing"},
         {"optim"},
         {"methods", "optimizers"},
         {"loop"},

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from pruning import trees
 from pruning.errors import PlanError
+from pruning.masks.shards import refuse_sharded
 
 
 def module(model: Any) -> nn.Module:
-    """Returns the model; raises PlanError for a state dict, a list of parameters or anything else."""
+    """Returns the model; raises PlanError for a state dict, a list of parameters or anything else, and for sharded weights."""
     if isinstance(model, nn.Module):
+        refuse_sharded(model)
         return model
     raise PlanError(f"model must be a torch.nn.Module, not {_kind(model)}: names and layers of the weights are needed")
 

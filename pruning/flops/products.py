@@ -13,8 +13,32 @@ PRODUCTS = (
 ATTENTION = ("_scaled_dot_product", "_flash_attention_forward", "_efficient_attention_forward")
 ARITHMETIC = ("_fft", "mkldnn_rnn", "_thnn", "_cudnn_rnn", "_flash", "_efficient")  # that nothing here counts
 VIEWS = set(
-    "t transpose permute view _unsafe_view _reshape_alias reshape expand select slice narrow detach alias unsqueeze squeeze split "
-    "split_with_sizes unbind chunk as_strided unflatten flatten mT lift_fresh".split()
+    [
+        "t",
+        "transpose",
+        "permute",
+        "view",
+        "_unsafe_view",
+        "_reshape_alias",
+        "reshape",
+        "expand",
+        "select",
+        "slice",
+        "narrow",
+        "detach",
+        "alias",
+        "unsqueeze",
+        "squeeze",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "chunk",
+        "as_strided",
+        "unflatten",
+        "flatten",
+        "mT",
+        "lift_fresh",
+    ]
 )
 
 

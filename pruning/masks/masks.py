@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from pruning import ops
 from pruning.masks import storage
+from pruning.masks.erasing import WORDS
+from pruning.masks.names import Names
 from pruning.masks.prunable import prunable
+from pruning.masks.shards import flattened, local, part
 from pruning.plan import PlanError, suggest
-
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> integers of that size
 
 
 def keep_count(total: int, sparsity: float) -> int:
@@ -97,18 +98,28 @@ class Masks(Mapping[str, Tensor]):
         return 1.0 / self.density if self.density else math.inf
 
     def match(self, model: nn.Module) -> dict[nn.Parameter, Tensor]:
-        """Returns {parameter: mask on its device}; raises PlanError for a name the model lacks or another shape."""
+        """Returns {parameter: mask on its device}; raises PlanError for a name the model lacks or another shape.
+
+        Names fit in spite of wrappers (`pruning.masks.names`). The mask of a DTensor is that of this rank's part of it.
+        """
+        if not isinstance(model, nn.Module):
+            raise PlanError(f"masks are matched with a torch.nn.Module, not {type(model).__name__}")
         parameters = dict(model.named_parameters(remove_duplicate=False))
+        names = Names(parameters)
         out = {}
         for name, mask in self.everything().items():
-            if name not in parameters:
-                raise PlanError(f"the masks name '{name}', which the model lacks{suggest(name, parameters)}")
-            parameter = parameters[name]
+            found = names.find(name)
+            if found is None:
+                raise PlanError(
+                    f"the masks name '{name}', which the model lacks{flattened(model) or suggest(name, parameters)}"
+                )
+            parameter = parameters[found]
             if parameter.shape != mask.shape:
-                raise PlanError(f"the mask of '{name}' is {list(mask.shape)}, the weight {list(parameter.shape)}")
+                shapes = f"the mask of '{name}' is {list(mask.shape)}, the weight {list(parameter.shape)}"
+                raise PlanError(shapes + flattened(model))
             if parameter in out:
                 raise PlanError(f"'{name}' is one parameter with another name that has a mask too")
-            out[parameter] = mask.to(parameter.device)
+            out[parameter] = part(name, mask, parameter)
         return out
 
     def check(self, model: nn.Module) -> None:
@@ -117,22 +128,36 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> None:
-        """Writes exactly +0 to every pruned entry of the model's parameters; writes nothing where a mask misfits."""
+        """Writes exactly +0 to every pruned entry of the model's parameters; writes nothing where a mask misfits.
+
+        Of a DTensor each rank writes to its own part; nothing is gathered.
+        """
         for parameter, mask in self.match(model).items():
-            parameter.masked_fill_(~mask, 0.0)
+            local(parameter).masked_fill_(~mask, 0.0)
 
     def violations(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Returns the names, among those in `state`, of which a pruned entry is not exactly +0 (-0 and NaN are not)."""
-        out = []
+        """Returns the names, among those in `state`, of which a pruned entry is not exactly +0 (-0 and NaN are not).
+
+        Names fit in spite of wrappers, as in :meth:`match`. Of a DTensor this rank's part is looked at. Raises PlanError
+        for another shape, and where not one of the masks has a tensor in `state`.
+        """
+        out, looked = [], 0
+        names = Names(state)
         for name, mask in self.everything().items():
-            if name not in state:
+            found = names.find(name)
+            if found is None:
                 continue
-            value = state[name].detach()
+            looked += 1
+            value = state[found].detach()
             if value.shape != mask.shape:
                 raise PlanError(f"the mask of '{name}' is {list(mask.shape)}, the weight {list(value.shape)}")
-            bits = value.view(_BITS[value.element_size()])  # all 0 in +0 alone
+            mask, value = part(name, mask, value), local(value)
+            bits = value.view(WORDS[value.element_size()])  # all 0 in +0 alone
             if bool((bits.bool() & ~mask.to(value.device)).any()):
                 out.append(name)
+        if state and self.everything() and not looked:
+            name = next(iter(self.everything()))
+            raise PlanError(f"the state holds nothing that has a mask, as '{name}'{suggest(name, state)}")
         return out
 
     def to(self, device: torch.device | str) -> Masks:

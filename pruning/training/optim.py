@@ -20,8 +20,10 @@ from torch.optim.sgd import SGD, sgd
 
 from pruning import ops
 from pruning.masks import Masks
+from pruning.masks.shards import local, sharded
 from pruning.plan import PlanError
 from pruning.training.enforcing import held_by, zero_pruned
+from pruning.training.enforcing import mask_gradients as mask_gradients
 from pruning.training.masked_weight import MaskedWeight
 from pruning.training.masters import KEY as _MASTER
 from pruning.training.masters import Masters
@@ -71,9 +73,14 @@ class MaskedSGD(SGD):
     def set_masks(self, model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> None:
         """Takes the masks for all steps to come in place of earlier ones; pruned weights, momenta, masters are +0 at once.
 
-        Mask tensors on the weights' device are not copied: a change to one in place holds from the next step on.
+        Mask tensors on the weights' device are not copied: a change to one in place holds from the next step on. Of a DTensor each
+        rank holds its own part, without lists and masters; that part of the mask is a copy.
         """
-        matched = held_by(self, model, masks)
+        matched = held_by([self], model, masks)
+        if any(sharded(parameter) and self._masters.serve(parameter) for parameter in matched):
+            raise PlanError(
+                "masters=True takes no sharded parameters: shard float32 ones by fully_shard's MixedPrecisionPolicy"
+            )
         state = self.state
         self._masked = {parameter: MaskedWeight(parameter, mask) for parameter, mask in matched.items()}
         self._members = []
@@ -180,11 +187,13 @@ class MaskedSGD(SGD):
         }  # fmt: skip
         for (_, first), some in dense.items():
             params = [kept.parameter for kept in some]
-            momenta = [kept.buffer for kept in some if kept.buffer is not None] if momentum else []
+            gradients = [kept.own(grad) for kept, grad in zip(some, _gradients(params), strict=True)]
+            momenta = [kept.own(kept.buffer) for kept in some if kept.buffer is not None] if momentum else []
             mastered = [p for p in params if self._masters.serve(p)]  # all or none: those of one call have one dtype
             masters = [self._masters.of(p, self._state[p]) for p in mastered]
             given = [kept.given for kept in some]
-            ops.masked_sgd_(params, _gradients(params), momenta, given, first=first, masters=masters, **rule)
+            written = [kept.own(kept.parameter) for kept in some]
+            ops.masked_sgd_(written, gradients, momenta, given, first=first, masters=masters, **rule)
             self._masters.rounded(mastered)
         for some in listed.values():
             params = [kept.parameter for kept in some]
@@ -252,8 +261,8 @@ class MaskedSGD(SGD):
             for parameter in group["params"]:
                 buffer = self._state.get(parameter, {}).get(_KEY)
                 if parameter.ndim > 1 and buffer is not None:
-                    zeros += int(((parameter == 0) & (buffer == 0)).sum())
-                    total += parameter.numel()
+                    zeros += int(((local(parameter) == 0) & (local(buffer) == 0)).sum())
+                    total += local(parameter).numel()
         if zeros > TELLING * total > 0:
             text = f"{zeros:,} of {total:,} weights and their momenta are 0, as if pruned, and no masks are set"
             warnings.warn(

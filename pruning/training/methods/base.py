@@ -23,10 +23,9 @@ from typing import Any, ClassVar
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from pruning.masks import Masks
-from pruning.training.enforcing import enforce
+from pruning.training.enforcing import Enforced, enforce
 from pruning.training.optim import MaskedSGD
 
 
@@ -56,7 +55,7 @@ class Method:
 
     def __init__(self, masks: Masks | None = None) -> None:
         self.masks = masks  # the hard masks in force
-        self._handle: RemovableHandle | None = None
+        self._handle: Enforced | None = None
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns parameter groups for what the method adds; may register parametrizations on the model.
