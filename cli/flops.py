@@ -62,6 +62,7 @@ def flops(
         ),
     ] = "true",
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -79,6 +80,8 @@ def flops(
         raise PlanError(
             f"convention '{convention}' is unknown{suggest(convention, known)}; allowed: {', '.join(known)}"
         )
+    if download and data is None:
+        raise typer.BadParameter("--download is for --data")
     if run is not None:
         folder = run_folder(run)
         report = of_run(folder, convention, trust_code)
@@ -88,7 +91,8 @@ def flops(
         if data is not None:
             if classes is not None:
                 raise typer.BadParameter("--classes is for --input; --data has its own")
-            report = _of_training(str(model), data, settings or (), data_dir, convention)
+            where = {"data_dir": data_dir, "download": download, "tell": Screen(quiet=quiet).tell}
+            report = _of_training(str(model), data, settings or (), where, convention)
         else:
             image = shape(str(size))
             if ":" not in str(model) and len(image) != 3:
@@ -114,7 +118,7 @@ def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> 
     return count_macs(network, example, convention=convention)
 
 
-def _of_training(model: str, data: str, pairs: Sequence[str], data_dir: Path | None, convention: str) -> Any:
+def _of_training(model: str, data: str, pairs: Sequence[str], where: dict[str, Any], convention: str) -> Any:
     """Returns the count of the network that a training would begin with, on one example of its data."""
     from pruning.engine.session import open_session, workbench
     from pruning.flops import count_macs
@@ -125,8 +129,8 @@ def _of_training(model: str, data: str, pairs: Sequence[str], data_dir: Path | N
     own = {key: value for key, value in changes.items() if key.partition(".")[0] in plan.Train.model_fields}
     own |= {f"model_options.{key}": value for key, value in changes.items() if key not in own}
     train, code = stamp(plan.override(phase, own))
-    where = workbench(open_session("cpu", data_dir), train, code, None)
-    return count_macs(where.build(train.seed).eval(), where.data.example(), convention=convention)
+    bench = workbench(open_session("cpu", **where), train, code, None)
+    return count_macs(bench.build(train.seed).eval(), bench.data.example(), convention=convention)
 
 
 def _of_model(name: str, size: tuple[int, ...], classes: int, pairs: Sequence[str], convention: str) -> Any:

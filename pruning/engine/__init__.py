@@ -50,7 +50,8 @@ def advance(phase: Phase, parent: Path | None, out: Path, *, intact: bool = Fals
     With `intact` a finished run whose tensors were dropped is made again.
 
     Options: device ("auto", "cpu", "cuda:0"), data_dir, trust_code, tell (a listener for :mod:`pruning.events`), track
-    (None or "tensorboard"). Raises PlanError, before anything is written, for whatever cannot be done.
+    (None or "tensorboard"), download (fetch a data set that is missing). Raises PlanError, before anything is written,
+    for whatever cannot be done.
     """
     return _advance(open_session(**options), phase, parent, Path(out), intact)
 

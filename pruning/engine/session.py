@@ -13,6 +13,7 @@ from torch import nn
 
 from pruning import data, models, usercode
 from pruning.data import Data, data_folder
+from pruning.data.downloading import fetch
 from pruning.engine import trial
 from pruning.events import Tell, Warned, silent
 from pruning.models.check import buffers_kept
@@ -32,6 +33,7 @@ class Session:
     trust_code: bool
     tell: Tell
     track: str | None
+    download: bool = False
     loaded: dict[str, Data] = field(default_factory=dict)
 
 
@@ -121,11 +123,13 @@ def open_session(
     trust_code: bool = False,
     tell: Tell = silent,
     track: str | None = None,
+    download: bool = False,
 ) -> Session:
     """Returns a session; raises PlanError for a device or a tracker that is not there."""
     if track not in (None, "tensorboard"):
         raise PlanError(f"tracker '{track}' is unknown; allowed: tensorboard")
-    return Session(find_device(device), None if data_dir is None else Path(data_dir), trust_code, tell, track)
+    where = None if data_dir is None else Path(data_dir)
+    return Session(find_device(device), where, trust_code, tell, track, download)
 
 
 def find_device(name: str) -> torch.device:
@@ -182,6 +186,8 @@ def workbench(session: Session, train: Train, code: dict[str, str], data_dir: st
     keys = ("data", "data_options", "split", "augment", "normalize", "seed")
     key = json.dumps([train.model_dump(include=set(keys)), str(where), code.get("data_code")], sort_keys=True)
     if key not in session.loaded:
+        if session.download:
+            fetch(train.data, where, session.tell)
         session.loaded[key] = data.load(
             place(train.data, code.get("data_code")),
             where,
