@@ -260,7 +260,10 @@ def test_the_flag_of_every_command_that_names_data(prune: Prune, workspace: Path
 def test_a_study_fetches_before_its_phases_begin(prune: Prune, workspace: Path, offered: Server) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep.Sweep, "carry_out", lambda *args: sweep.Outcome(0, {}, []))
-        assert prune("sweep", "renda-figure-7-resnet20-cifar10", "--download", "--device", "cpu", "--data-dir", "one").code == 0
+        assert (
+            prune("sweep", "renda-figure-7-resnet20-cifar10", "--download", "--device", "cpu", "--data-dir", "one").code
+            == 0
+        )
     assert left(workspace / "one" / "cifar-10-batches-py") == sorted(cifar.PYTHON_10.files)
     before = files(workspace)
     outcome = prune("sweep", "renda-figure-1-digits", "--download", "--device", "cpu")
