@@ -379,6 +379,18 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"layers": {}, "params": [2, 1], "macs": [2, 1], "difference": 0.0, "examples": 8}
     monkeypatch.setattr(engine, "shrink_run", lambda folder, to, **options: folder)
     monkeypatch.setattr(engine, "read_shrunk", lambda folder: small)
+    written = {
+        "path": "x",
+        "model": "m",
+        "bytes": 1,
+        "tensors": 1,
+        "params": 1,
+        "nonzero": 1,
+        "sparsity": 0.0,
+        "pruned": 0,
+    }
+    written |= {"format": "onnx", "difference": 0.0, "examples": 4, "loading": "", "unchanged": False}
+    monkeypatch.setattr(engine, "export_run", lambda folder, format, to, **options: written)
     monkeypatch.setattr(engine, "evaluate_run", lambda folder, **options: {**runs.read_summary(folder)})
 
 

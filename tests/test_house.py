@@ -39,7 +39,7 @@ ROOMS = {
         {"runs"},
         {"checkpoint", "environment", "stamp", "kept"},
         {"trust", "whole"},
-        {"resuming", "verify"},
+        {"resuming", "verify", "placing"},
     ),
     "deciding": ({"criteria", "allocation", "ablations", "arguments"}, {"filters", "scoring"}, {"decision"}),
     "training": (

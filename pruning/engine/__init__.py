@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pruning.engine.exporting import export_run
 from pruning.engine.lookahead import check_retrain, look_ahead, preview
 from pruning.engine.phases import Job, dense_schedule, prepare
 from pruning.engine.reading import evaluate_run, load_model, structure
@@ -24,7 +25,7 @@ from pruning.record.environment import environment
 from pruning.record.stamp import stamp
 
 __all__ = [
-    "Job", "advance", "dense_schedule", "evaluate_run", "load_model", "load_shrunk", "preview", "read_shrunk", "run",
+    "Job", "advance", "dense_schedule", "evaluate_run", "export_run", "load_model", "load_shrunk", "preview", "read_shrunk", "run",
     "shrink_run", "structure",
 ]  # fmt: skip
 

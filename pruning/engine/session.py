@@ -227,8 +227,8 @@ def find_task(named: Any, path: str | None = None) -> tuple[Task, str]:
     return task, name
 
 
-def build_recorded(session: Session, run: Path) -> nn.Module:
-    """Returns the finished run's network on the device, freshly initialized; needs no data."""
+def build_recorded(session: Session, run: Path, seed: int | None = None) -> nn.Module:
+    """Returns the finished run's network on the device, freshly initialized (from its own seed or another); needs no data."""
     train, code, _ = recorded(session, run)
     summary = runs.read_summary(run)
     shape = summary["input"]
@@ -239,7 +239,7 @@ def build_recorded(session: Session, run: Path) -> nn.Module:
         options=train.model_options,
         weight_init=train.weight_init,
         norm_init=train.norm_init,
-        seed=train.seed,
+        seed=train.seed if seed is None else seed,
         trial=trial.of_record(summary),
     )
     return network.to(session.device)
