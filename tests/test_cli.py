@@ -484,10 +484,10 @@ def test_commands_that_train_or_prune_end_with_the_same_options() -> None:
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     ends = {
-        name: [p.name for p in commands[name].params][-9:] for name in ("train", "run", "prune", "retrain", "iterate")
+        name: [p.name for p in commands[name].params][-10:] for name in ("train", "run", "prune", "retrain", "iterate")
     }
     assert set(map(tuple, ends.values())) == {
-        ("out", "device", "data_dir", "trust_code", "dry_run", "track", "json", "quiet", "debug")
+        ("out", "device", "data_dir", "download", "trust_code", "dry_run", "track", "json", "quiet", "debug")
     }
     outs = {name: next(p.default for p in commands[name].params if p.name == "out") for name in ends}
     assert outs == {"train": Path("runs"), "run": Path("runs"), "prune": None, "retrain": None, "iterate": None}

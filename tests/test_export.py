@@ -153,12 +153,30 @@ def test_state_outside_of_the_state_dict_is_noticed(prune: Prune, place: Path) -
     assert files(place) == before
 
 
+RGB = """
+import torch
+
+
+def load():
+    part = (torch.randn(12, 3, 32, 32), torch.arange(12) % 3)
+    return part, part, part
+"""
+
+
+def test_torchvision_loads_a_state_dict(prune: Prune, place: Path) -> None:
+    models = pytest.importorskip("torchvision.models", exc_type=Exception)
+    (place / "rgb.py").write_text(RGB)
+    run = pruned(prune, "--model", "torchvision:squeezenet1_1", "--data", "rgb.py:load")
+    made = prune("export", run, "--format", "torch", "--json").json
+    model = models.squeezenet1_1(num_classes=3).eval()
+    model.load_state_dict(torch.load(made["path"], weights_only=True))
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model(x), engine.load_model(run)(x))
+
+
 def test_timm_loads_a_checkpoint_path(prune: Prune, place: Path) -> None:
     timm = pytest.importorskip("timm", exc_type=Exception)
-    (place / "rgb.py").write_text(
-        "import torch\n\ndef load():\n    x = torch.randn(12, 3, 32, 32)\n    part = (x, torch.arange(12) % 3)\n"
-        "    return part, part, part\n"
-    )
+    (place / "rgb.py").write_text(RGB)
     run = pruned(prune, "--model", "timm:test_resnet", "--data", "rgb.py:load", sparsity=0.8)
     network, x = engine.load_model(run), torch.randn(2, 3, 32, 32)
     for format in ("safetensors", "torch"):
@@ -287,6 +305,17 @@ def test_a_disk_that_is_full_leaves_nothing(history: Path, tmp_path: Path, monke
     with pytest.raises(PlanError, match=r"cannot write .*x\.pt: No space left on device"):
         engine.export_run(history, "torch", tmp_path / "new" / "x.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_library_raises_is_one_line(history: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(network: nn.Module, example: Any, path: Path) -> None:
+        raise TypeError("not\nserializable")
+
+    monkeypatch.setitem(FORMATS, "torch", dataclasses.replace(FORMATS["torch"], write=write))
+    with pytest.raises(
+        PlanError, match="model 'nets.py:tiny' cannot be exported as 'torch': TypeError: not serializable"
+    ):
+        engine.export_run(history, "torch", tmp_path / "x.pt")
 
 
 def test_code_from_elsewhere_needs_trust(

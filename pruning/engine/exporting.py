@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def export_run(
             f"format '{format}' is for {form.kind}, which model '{subject.model}' is not; it can be: {others}"
         )
     examples = _examples(subject)
-    with placing.aside(path) as part:
+    with placing.aside(path) as part, _failures_named(subject, format):
         form.write(subject.network, examples[0], part)
         tensors, call = form.read(subject.fresh(), part)
         zeros = _check_state(subject, tensors, form)
@@ -102,6 +103,19 @@ def find(format: str) -> Format:
     if format not in FORMATS:
         raise PlanError(f"format '{format}' is unknown{suggest(format, FORMATS)}; allowed: {', '.join(FORMATS)}")
     return FORMATS[format]
+
+
+@contextlib.contextmanager
+def _failures_named(subject: Subject, format: str) -> Iterator[None]:
+    """Turns what a library raises, as for a class of the user's own that it cannot save, into one line."""
+    try:
+        yield
+    except (PlanError, OSError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:500]
+        what = f"model '{subject.model}' cannot be exported as '{format}'"
+        raise PlanError(f"{what}: {type(error).__name__}: {reason}") from error
 
 
 def _check_place(path: Path, format: str, form: Format) -> None:
@@ -208,7 +222,7 @@ def _distance(network: nn.Module, call: Callable[[Any], Any], x: Any, form: Form
         if not difference <= form.tolerance * max(largest, 1e-6):
             raise PlanError(
                 f"a network of the weights that were written gives other outputs: they differ by {difference:.2g}, the largest is "
-                f"{largest:.2g} (format '{format}'); does it compute with something that its state_dict() lacks?"
+                f"{largest:.2g} (format '{format}'); does it compute with something that its state_dict() lacks, or at random?"
             )
         worst = max(worst, difference)
     return worst
