@@ -199,6 +199,16 @@ def test_an_archive_without_the_files_is_refused(
     refused("cifar10", tmp_path / "data", "cannot be unpacked")
 
 
+def test_an_interruption_leaves_nothing(offered: Server, tmp_path: Path) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Downloading) and "labels" in event.url:  # with one file whole
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        downloading.fetch("mnist", tmp_path / "data", interrupt)
+    assert not (tmp_path / "data").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_named(offered: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused("mnist", tmp_path / "file" / "data", "cannot be written", str(tmp_path / "file"))
@@ -221,6 +231,7 @@ def test_without_torchvision_the_extra_is_named(
 
 def test_what_is_on_offer(tmp_path: Path) -> None:
     assert set(downloading.DOWNLOADS) == {*choices(DataName)} - {"digits", "folder"}
+    assert {name for name, line in data.DATASETS.items() if "--download" in line} == set(downloading.DOWNLOADS)
     for name in ("digits", "folder", "sets.py:blobs", "cifar"):
         refused(name, tmp_path, f"data '{name}'", "cifar10, cifar100, mnist, fashion-mnist")
 

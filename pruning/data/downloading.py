@@ -13,6 +13,7 @@ import os
 import tarfile
 import tempfile
 import time
+import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
@@ -110,7 +111,8 @@ def _get(name: str, urls: list[str], path: Path, digest: str, target: Path, tell
         except (OSError, http.client.HTTPException, ValueError) as error:
             if isinstance(error, OSError) and error.filename == str(path):
                 raise
-            failures.append(f"{url}: {' '.join(str(error).split()) or type(error).__name__}")
+            reason = error.reason if type(error) is urllib.error.URLError else error
+            failures.append(f"{url}: {' '.join(str(reason).split()) or type(error).__name__}")
             continue
         if utils.check_integrity(str(path), digest):
             return
