@@ -66,7 +66,7 @@ def _table(made: Mapping[str, Any]) -> Table:
         "path": made["path"] + (" (the same as before)" if made["unchanged"] else ""),
         "size": f"{megabytes(made['bytes'])} in {made['tensors']:,} tensors",
         "parameters": f"{made['nonzero']:,} of {made['params']:,} not zero",
-        "sparsity": percent(made["sparsity"]),
+        "sparsity": f"{percent(made['sparsity'])} of what is prunable, {percent(made['model_sparsity'])} of all weights",
         "zeros kept": zeros,
         "largest difference": f"{made['difference']:.2g} of outputs on {made['examples']} examples",
         "to load it": made["loading"],

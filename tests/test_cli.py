@@ -387,6 +387,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
         "params": 1,
         "nonzero": 1,
         "sparsity": 0.0,
+        "model_sparsity": 0.0,
         "pruned": 0,
     }
     written |= {"format": "onnx", "difference": 0.0, "examples": 4, "loading": "", "unchanged": False}

@@ -23,8 +23,8 @@ from pruning.plan import ExportFormat, PlanError, choices
 from pruning.record import runs
 
 KEYS = {
-    "run", "model", "format", "path", "bytes", "tensors", "params", "nonzero", "sparsity", "pruned", "zeros", "difference",
-    "examples", "loading", "unchanged",
+    "run", "model", "format", "path", "bytes", "tensors", "params", "nonzero", "sparsity", "model_sparsity", "pruned", "zeros",
+    "difference", "examples", "loading", "unchanged",
 }  # fmt: skip
 
 MORE = """
@@ -141,6 +141,7 @@ def test_several_inputs_and_weights_with_two_names(prune: Prune, place: Path, fo
     assert torch.equal(state["one.weight"], state["other.weight"])
     assert state.keys() == engine.load_model(run).state_dict().keys()
     assert made["pruned"] == made["zeros"] == (3 * 8 + 8 * 8 + 8 * 3) // 2
+    assert made["model_sparsity"] == pytest.approx(56 / (112 + 9 * 8))  # the embedding is left dense
     assert made["difference"] == 0.0
 
 
@@ -228,7 +229,14 @@ def test_what_is_said(prune: Prune, history: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     outcome = prune("export", history, "--out", path)
     size = f"{path.stat().st_size / 1e6:.4g} MB in 4 tensors"
-    for words in (str(path), size, "50.0 %", "76 of 76 pruned weights", "0 of outputs on 4 examples", "load_file"):
+    for words in (
+        str(path),
+        size,
+        "50.0 % of what is prunable, 50.0 % of all weights",
+        "76 of 76 pruned weights",
+        "0 of outputs on 4 examples",
+        "load_file",
+    ):
         assert words in outcome.err
     assert "the same as before" in prune("export", history, "--out", path).err
     dense = prune("export", runs.history(history)[0], "--out", tmp_path / "y.safetensors")

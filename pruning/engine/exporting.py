@@ -47,9 +47,12 @@ def export_run(
     dry_run: bool = False,
     tell: Tell = silent,
 ) -> dict[str, Any]:
-    """Returns what was written: run, model, format, path, bytes, tensors, params, nonzero, sparsity, pruned and zeros (how many
-    weights the masks prune, how many of them are +0 in what was written), difference (the largest, of outputs), examples,
-    loading, unchanged (whether the same was there before); of ONNX also inputs and outputs.
+    """Returns what was written, keys below.
+
+    run, model, format, path, bytes, tensors, params, nonzero, sparsity (of what is prunable; None of a shrunk network),
+    model_sparsity (zeros of all parameters of two or more dimensions), pruned and zeros (how many weights the masks prune, how
+    many of them are +0 in what was written), difference (the largest, of outputs), examples, loading (how it is loaded),
+    unchanged (whether the same lay there before); of ONNX also inputs and outputs.
 
     `run` is a run's folder, or for ONNX one that :func:`shrink_run` made. The file, for "hf" a folder, is `to` or lies beside
     the run. It is read back, into a fresh network where that can be built by name, and compared before it is put in its place.
@@ -85,6 +88,7 @@ def export_run(
             "params": sum(parameter.numel() for parameter in state),
             "nonzero": sum(int(parameter.count_nonzero()) for parameter in state),
             "sparsity": subject.sparsity,
+            "model_sparsity": _model_sparsity(subject.network),
             "pruned": sum(int((~mask).sum()) for mask in subject.masks.values()),
             "zeros": zeros,
             "difference": difference,
@@ -103,6 +107,12 @@ def find(format: str) -> Format:
     if format not in FORMATS:
         raise PlanError(f"format '{format}' is unknown{suggest(format, FORMATS)}; allowed: {', '.join(FORMATS)}")
     return FORMATS[format]
+
+
+def _model_sparsity(network: nn.Module) -> float:
+    weights = [parameter for parameter in network.parameters() if parameter.ndim >= 2]
+    total = sum(weight.numel() for weight in weights)
+    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / total if total else 0.0
 
 
 @contextlib.contextmanager
