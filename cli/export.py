@@ -62,11 +62,12 @@ def export(
 
 def _table(made: Mapping[str, Any]) -> Table:
     zeros = f"{made['zeros']:,} of {made['pruned']:,} pruned weights" if made["pruned"] else NONE
+    own = "" if made["sparsity"] is None else f"{percent(made['sparsity'])} of what is prunable, "
     values = {
         "path": made["path"] + (" (the same as before)" if made["unchanged"] else ""),
         "size": f"{megabytes(made['bytes'])} in {made['tensors']:,} tensors",
         "parameters": f"{made['nonzero']:,} of {made['params']:,} not zero",
-        "sparsity": f"{percent(made['sparsity'])} of what is prunable, {percent(made['model_sparsity'])} of all weights",
+        "sparsity": f"{own}{percent(made['model_sparsity'])} of all weights",
         "zeros kept": zeros,
         "largest difference": f"{made['difference']:.2g} of outputs on {made['examples']} examples",
         "to load it": made["loading"],

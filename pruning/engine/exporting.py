@@ -75,31 +75,46 @@ def export_run(
         tensors, call = form.read(subject.fresh(), part)
         zeros = _check_state(subject, tensors, form)
         difference = max(_distance(subject.network, call, x, form, format) for x in examples)
-        files = [part] if part.is_file() else [file for file in part.rglob("*") if file.is_file()]
-        state = list(subject.network.parameters())
-        named = pretrained(subject.network)
-        made: dict[str, Any] = {
+        same = placing.lies_there(part, path)
+        made = {
             "run": str(run),
             "model": subject.model,
             "format": format,
             "path": str(path),
-            "bytes": sum(file.stat().st_size for file in files),
+            **_facts(subject, part),
             "tensors": len(tensors),
-            "params": sum(parameter.numel() for parameter in state),
-            "nonzero": sum(int(parameter.count_nonzero()) for parameter in state),
-            "sparsity": subject.sparsity,
-            "model_sparsity": _model_sparsity(subject.network),
-            "pruned": sum(int((~mask).sum()) for mask in subject.masks.values()),
             "zeros": zeros,
             "difference": difference,
             "examples": EXAMPLES,
-            "loading": form.loading.replace("PATH", str(path)).replace("NETWORK", type((named or ("", 0))[1]).__name__),
+            "loading": form.loading.replace("PATH", str(path)).replace("NETWORK", _class_name(subject.network)),
+            "unchanged": same,
             **(onnx_format.ends(part) if format == "onnx" else {}),
         }
-        made["unchanged"] = placing.lies_there(part, path)
-        if not (made["unchanged"] or dry_run):
+        if not (same or dry_run):
             placing.settle(part, path)
         return made
+
+
+def _facts(subject: Subject, part: Path) -> dict[str, Any]:
+    """Returns sizes and shares of zeros of what was written."""
+    parameters = list(subject.network.parameters())
+    nonzero = [int(parameter.count_nonzero()) for parameter in parameters]
+    matrices = [(n, p.numel()) for n, p in zip(nonzero, parameters, strict=True) if p.ndim >= 2]
+    left, total = sum(n for n, _ in matrices), sum(n for _, n in matrices)
+    files = [part] if part.is_file() else [file for file in part.rglob("*") if file.is_file()]
+    return {
+        "bytes": sum(file.stat().st_size for file in files),
+        "params": sum(parameter.numel() for parameter in parameters),
+        "nonzero": sum(nonzero),
+        "sparsity": subject.sparsity,
+        "model_sparsity": 1 - left / total if total else 0.0,
+        "pruned": sum(int((~mask).sum()) for mask in subject.masks.values()),
+    }
+
+
+def _class_name(network: nn.Module) -> str:
+    found = pretrained(network)
+    return type(network if found is None else found[1]).__name__
 
 
 def find(format: str) -> Format:
@@ -107,12 +122,6 @@ def find(format: str) -> Format:
     if format not in FORMATS:
         raise PlanError(f"format '{format}' is unknown{suggest(format, FORMATS)}; allowed: {', '.join(FORMATS)}")
     return FORMATS[format]
-
-
-def _model_sparsity(network: nn.Module) -> float:
-    weights = [parameter for parameter in network.parameters() if parameter.ndim >= 2]
-    total = sum(weight.numel() for weight in weights)
-    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / total if total else 0.0
 
 
 @contextlib.contextmanager
