@@ -150,7 +150,7 @@ def test_state_outside_of_the_state_dict_is_noticed(prune: Prune, place: Path) -
     run = pruned(prune, *odd)
     before = files(place)
     outcome = prune("export", run)
-    assert (outcome.code, "state_dict() lacks?" in outcome.err) == (1, True)
+    assert (outcome.code, "its state_dict() lacks" in outcome.err) == (1, True)
     assert files(place) == before
 
 
