@@ -10,7 +10,7 @@ import typer
 from pruning import plan
 from pruning.plan import PlanError
 
-from . import options, screen_tables
+from . import formats, options, screen_tables
 from .inputs import length, load_plan, merged
 from .output import emit, emit_json
 from .screen import Screen
@@ -134,9 +134,9 @@ def compare_plans(
 def _plan_table(rows: list[dict[str, Any]], out: Path) -> screen_tables.Table:
     body = []
     for row in rows:
-        goal = screen_tables.NONE if row["goal"] is None else screen_tables.percent(row["goal"])
+        goal = formats.NONE if row["goal"] is None else formats.percent(row["goal"])
         for phase in row["phases"]:
-            numbers = [screen_tables.count(phase[key]) for key in ("epochs", "steps")]
+            numbers = [formats.count(phase[key]) for key in ("epochs", "steps")]
             done = "yes" if phase["done"] else "no"
             body.append([row["plan"], goal, str(row["seed"]), phase["phase"], *numbers, done, Path(phase["run"]).name])
     phases = {phase["run"]: phase["done"] for row in rows for phase in row["phases"]}

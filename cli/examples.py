@@ -11,6 +11,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune train digits --method gmp --sparsity 0.9 --set method_options.events=19 --finetune-epochs 5",
         "prune train digits --method dst --target-sparsity 0.5 --search 12 --set method_options.alpha=0.001",
     ),
+    "adopt": (
+        "prune adopt model.safetensors --model net.py:build --data digits",
+        "prune adopt checkpoint.pt --model resnet20 --data cifar10 --set epochs=160 --set lr=0.1 --set milestones=[80,120]",
+        "prune adopt --pretrained default --model torchvision:resnet50 --data folder --data-dir imagenet",
+    ),
     "prune": (
         "prune prune runs/RUN --sparsity 0.9",
         "prune train digits | prune prune - --sparsity 0.9 --criterion random",

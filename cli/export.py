@@ -11,10 +11,11 @@ import typer
 from pruning import plan
 
 from . import options
+from .formats import NONE, megabytes, percent
 from .inputs import network_folder
 from .output import emit, emit_json
-from .screen import Screen, megabytes
-from .screen_tables import NONE, Table, pairs, percent
+from .screen import Screen
+from .screen_tables import Table, pairs
 
 
 def export(

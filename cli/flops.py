@@ -85,6 +85,7 @@ def flops(
     if run is not None:
         folder = run_folder(run)
         report = of_run(folder, convention, trust_code)
+        left = runs.read_summary(folder).get("unpruned") or []
     else:
         if (size is None) == (data is None):
             raise typer.BadParameter("--model needs --input, the shape of one image, such as 3x32x32, or --data")
@@ -92,18 +93,18 @@ def flops(
             if classes is not None:
                 raise typer.BadParameter("--classes is for --input; --data has its own")
             where = {"data_dir": data_dir, "download": download, "tell": Screen(quiet=quiet).tell}
-            report = _of_training(str(model), data, settings or (), where, convention)
+            report, left = _of_training(str(model), data, settings or (), where, convention)
         else:
             image = shape(str(size))
             if ":" not in str(model) and len(image) != 3:
                 raise PlanError(f"input '{size}' is no image; write channels x height x width, such as 3x32x32")
-            report = _of_model(str(model), image, classes or 10, settings or (), convention)
+            report, left = _of_model(str(model), image, classes or 10, settings or (), convention)
     if json:
-        emit_json(as_json(report))
+        emit_json({**as_json(report), "unpruned": left})
         return
     screen = Screen(quiet=quiet)
     screen.table(*screen_tables.layers(report))
-    screen.plain([f"not counted: {entry}" for entry in report.uncounted])
+    screen.plain([*screen_tables.left_dense(left, report), *(f"not counted: {entry}" for entry in report.uncounted)])
     emit(folder if run is not None else report.macs)
 
 
@@ -118,10 +119,13 @@ def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> 
     return count_macs(network, example, convention=convention)
 
 
-def _of_training(model: str, data: str, pairs: Sequence[str], where: dict[str, Any], convention: str) -> Any:
-    """Returns the count of the network that a training would begin with, on one example of its data."""
+def _of_training(
+    model: str, data: str, pairs: Sequence[str], where: dict[str, Any], convention: str
+) -> tuple[Any, Any]:
+    """Returns the count of the network that a training would begin with, on one example of its data, and what is left dense."""
     from pruning.engine.session import open_session, workbench
     from pruning.flops import count_macs
+    from pruning.masks import prunable, unpruned
     from pruning.record.stamp import stamp
 
     changes = merged({"model": model, "data": data}, pairs)
@@ -130,18 +134,20 @@ def _of_training(model: str, data: str, pairs: Sequence[str], where: dict[str, A
     own |= {f"model_options.{key}": value for key, value in changes.items() if key not in own}
     train, code = stamp(plan.override(phase, own))
     bench = workbench(open_session("cpu", **where), train, code, None)
-    return count_macs(bench.build(train.seed).eval(), bench.data.example(), convention=convention)
+    network = bench.build(train.seed).eval()
+    return count_macs(network, bench.data.example(), convention=convention), unpruned(network, prunable(network))
 
 
-def _of_model(name: str, size: tuple[int, ...], classes: int, pairs: Sequence[str], convention: str) -> Any:
+def _of_model(name: str, size: tuple[int, ...], classes: int, pairs: Sequence[str], convention: str) -> tuple[Any, Any]:
     import torch
 
     from pruning import models
     from pruning.flops import count_macs
+    from pruning.masks import prunable, unpruned
 
     settings = {key.removeprefix("model_options."): value for key, value in plan.parse_set(pairs).items()}
     network = models.build(name, size, classes, options=settings, seed=0).eval()
-    return count_macs(network, torch.zeros(1, *size), convention=convention)
+    return count_macs(network, torch.zeros(1, *size), convention=convention), unpruned(network, prunable(network))
 
 
 def as_json(report: Any) -> dict[str, Any]:

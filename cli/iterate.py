@@ -37,6 +37,8 @@ def iterate(
     allocation: options.Allocation = None,
     structure: options.Structure = None,
     exclude: options.Exclude = None,
+    include: options.Include = None,
+    allow_reparametrized: options.AllowReparametrized = False,
     technique: options.Technique = None,
     schedule: options.Schedule = None,
     epochs: options.RetrainEpochs = None,
@@ -57,6 +59,8 @@ def iterate(
         for key, value in given(criterion=criterion, allocation=allocation, structure=structure).items()
     }
     flags |= {"prune.exclude": exclude} if exclude else {}
+    flags |= {"prune.include": include} if include else {}
+    flags |= {"prune.allow_reparametrized": True} if allow_reparametrized else {}
     flags |= {
         f"retrain.{key}": value
         for key, value in given(technique=technique, schedule=schedule, epochs=length(epochs)).items()

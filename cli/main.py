@@ -12,6 +12,7 @@ import typer
 
 from pruning import __version__
 
+from .adopt import adopt
 from .compare import compare_plans
 from .doctor import doctor
 from .errors import Commands, on_sigterm
@@ -68,6 +69,7 @@ def unwrapped(command: Callable[..., None]) -> str:
 WORK, LOOK = "Work", "Look"
 COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("train", WORK, train),
+    ("adopt", WORK, adopt),
     ("prune", WORK, prune),
     ("retrain", WORK, retrain),
     ("iterate", WORK, iterate),

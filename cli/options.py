@@ -148,6 +148,24 @@ Exclude = Annotated[
         rich_help_panel=PRUNING,
     ),
 ]
+Include = Annotated[
+    list[str] | None,
+    Option(
+        metavar="PATTERN",
+        help="Prune parameters of two or more dimensions whose name fits, too: embeddings ('*embed*'), stacked experts; "
+        "PATTERN@AXIS says which axis output units lie along. Repeatable.",
+        rich_help_panel=PRUNING,
+    ),
+]
+AllowReparametrized = Annotated[
+    bool,
+    Option(
+        "--allow-reparametrized",
+        help="Also prune weights that the network transforms before it multiplies by them, as weight standardization does: "
+        "pruned entries are not 0 there.",
+        rich_help_panel=PRUNING,
+    ),
+]
 Technique = Annotated[
     str | None,
     named(
@@ -160,6 +178,15 @@ Technique = Annotated[
 Schedule = Annotated[
     str | None,
     named(plan.RetrainSchedule, "Learning-rate schedule in place of the technique's own.", RETRAINING),
+]
+RetrainRate = Annotated[
+    float | None,
+    Option(
+        "--lr",
+        metavar="RATE",
+        help="With fine-tune: a constant learning rate, in place of the training's last.",
+        rich_help_panel=RETRAINING,
+    ),
 ]
 RetrainEpochs = Annotated[
     str | None,

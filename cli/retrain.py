@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typer
+
 from pruning import plan
 
 from . import options
@@ -16,6 +18,7 @@ def retrain(
     technique: options.Technique = None,
     schedule: options.Schedule = None,
     epochs: options.RetrainEpochs = None,
+    lr: options.RetrainRate = None,
     method: options.Method = None,
     sparsity: options.MethodSparsity = None,
     settings: options.Set = None,
@@ -24,7 +27,7 @@ def retrain(
 ) -> None:
     """Train a pruned network further, its masks held, to win the accuracy back.
 
-    fine-tune goes on at the last learning rate; lr-rewind repeats the learning rates of the training's last epochs;
+    fine-tune goes on at the last learning rate, or at --lr; lr-rewind repeats the learning rates of the training's last epochs;
     weight-rewind also sets the weights back to where those epochs began; low-lr-rewind sets the weights back and goes
     on at the last learning rate; reinit starts from fresh weights with the whole schedule. Setting weights back needs a
     state that the training kept: prune train ... --set keep_epochs=[0,130]. More settings: schedule_lr,
@@ -34,6 +37,14 @@ def retrain(
     settings are the training's.
     """
     parent = run_folder(run)
-    flags = given(technique=technique, schedule=schedule, epochs=length(epochs), method=method, sparsity=sparsity)
+    if lr is not None:
+        if technique != "fine-tune" or schedule is not None:
+            raise typer.BadParameter(
+                "--lr is for --technique fine-tune; a tuned --schedule takes --set schedule_lr=RATE"
+            )
+        schedule = "constant"
+    flags = given(
+        technique=technique, schedule=schedule, epochs=length(epochs), schedule_lr=lr, method=method, sparsity=sparsity
+    )
     phase = plan.override(plan.Retrain(), merged(flags, settings))
     carry_out([phase], parent, shared.out or parent.parent, shared)

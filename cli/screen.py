@@ -16,14 +16,9 @@ from rich.text import Text
 
 from pruning.events import Downloading, EpochDone, Event, PhaseDone, PhaseStarted, Warned
 from pruning.events import Progress as Advanced
+from pruning.plan.lengths import counted
 
-from .screen_tables import NONE, counted, duration, metric, metric_name, percent
-
-
-def megabytes(size: int) -> str:
-    """Returns a number of bytes in units of a million, `1.25 MB`; a dash where it is not known."""
-    return f"{size / 1e6:,.4g} MB" if size else NONE
-
+from .formats import duration, megabytes, metric, metric_name, sparsity
 
 PLAIN_WIDTH = 200  # of a log file: a table's line is not broken at a terminal's edge that is not there
 
@@ -114,7 +109,7 @@ class Screen:
         result = event.summary
         facts = [
             f"{result.get('metric_name') or 'accuracy'} {metric(result)}",
-            f"sparsity {percent(result.get('sparsity'))}",
+            f"sparsity {sparsity(result)}",
         ]
         facts.append("done before" if event.reused else duration(result.get("seconds")))
         self.line(f"{result.get('phase') or '':<8}{escape(event.run)}: {', '.join(facts)}")

@@ -12,62 +12,11 @@ from typing import Any
 from pruning.plan.lengths import counted
 from pruning.record import runs
 
+from .formats import NONE, count, duration, metric, metric_name, percent, sparsity, times
+
 Table = tuple[str, list[str], list[list[str]]]
-NONE = "-"
 STATES = {"train": "dense", "prune": "pruned", "retrain": "retrained"}  # what a phase leaves
 HIDDEN = ("phase", "model_code", "data_code")  # in a table of settings: digests of source files
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """Returns `97.3 %` for 0.973, with more digits where fewer would say 100 of what is less."""
-    if value is None:
-        return NONE
-    while digits < 6 and value < 1 and round(100 * value, digits) == 100:
-        digits += 1
-    return f"{100 * value:.{digits}f} %"
-
-
-def metric(summary: Mapping[str, Any], digits: int = 2, key: str = "metric") -> str:
-    """Returns the metric of a result as it is printed: `97.3 %` where its scale is 100, else a number."""
-    scale = summary.get("metric_scale") or 100.0
-    value = summary.get(key, summary.get(key.replace("metric", "accuracy")))
-    if value is None or scale == 100:
-        return percent(value, digits)
-    return f"{scale * value:.{digits}f}"
-
-
-def metric_name(summaries: Sequence[Mapping[str, Any]], short: bool = False) -> str:
-    """Returns the name of the metric that all results share, "metric" where they differ; `short` for a narrow column."""
-    names = {summary.get("metric_name") or "accuracy" for summary in summaries} or {"accuracy"}
-    name = names.pop() if len(names) == 1 else "metric"
-    return "acc." if short and name == "accuracy" else name
-
-
-def count(value: float | None) -> str:
-    """Returns `1.23 M` for 1234567; below ten thousand the number itself."""
-    if value is None:
-        return NONE
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size and abs(value) >= 1e4:
-            return f"{value / size:.3g} {unit}" if abs(value) < 999.5 * size else f"{value / size:.0f} {unit}"
-    return f"{value:g}"
-
-
-def times(value: float | None) -> str:
-    """Returns `9.8x`."""
-    return NONE if value is None else f"{value:.3g}x" if value < 1000 else f"{value:.0f}x"
-
-
-def duration(seconds: float | None) -> str:
-    """Returns `20 ms`, `3.2 s`, `4 min 10 s` or `2 h 5 min`."""
-    if seconds is None:
-        return NONE
-    if seconds < 0.9995:
-        return f"{1000 * seconds:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def comparison(summaries: Sequence[Mapping[str, Any]]) -> Table:
@@ -89,14 +38,14 @@ def history(summaries: Sequence[Mapping[str, Any]]) -> Table:
     columns = ["run", ">sparsity", f">{metric_name(summaries)}", ">MACs", ">speedup", ">time"]
     rows = []
     for summary in summaries:
-        sparsity, value, _, _, macs, speedup, time = _facts(summary)
-        rows.append([Path(summary["run"]).name, sparsity, value, macs, speedup, time])
+        share, value, _, _, macs, speedup, time = _facts(summary)
+        rows.append([Path(summary["run"]).name, share, value, macs, speedup, time])
     return "History (MACs with nonzero weights; speedup in theory)", columns, rows
 
 
 def _facts(summary: Mapping[str, Any]) -> list[str]:
     return [
-        percent(summary.get("sparsity")),
+        sparsity(summary),
         metric(summary),
         metric(summary, key="val_metric"),
         count(summary.get("nonzero")),
@@ -129,8 +78,8 @@ def layers(report: Any) -> Table:
     columns = ["~layer", "type", ">weights", ">nonzero", ">sparsity", ">MACs", ">nonzero MACs"]
     rows = []
     for layer in report.layers:
-        sparsity = percent(1 - layer.nonzero / layer.params) if layer.params else NONE
-        numbers = [f"{layer.params:,}", f"{layer.nonzero:,}", sparsity, f"{layer.macs:,}", f"{layer.sparse_macs:,}"]
+        share = percent(1 - layer.nonzero / layer.params) if layer.params else NONE
+        numbers = [f"{layer.params:,}", f"{layer.nonzero:,}", share, f"{layer.macs:,}", f"{layer.sparse_macs:,}"]
         rows.append([layer.name, layer.type, *numbers])
     params, nonzero = (sum(getattr(layer, key) for layer in report.layers) for key in ("params", "nonzero"))
     totals = [f"{params:,}", f"{nonzero:,}", percent(1 - nonzero / params) if params else NONE]
@@ -142,6 +91,16 @@ def layers(report: Any) -> Table:
         f"speedup in theory {times(report.speedup)}",
     ]
     return f"Layers ({'; '.join(facts)})", columns, rows
+
+
+def left_dense(entries: Sequence[Mapping[str, Any]], report: Any) -> list[str]:
+    """Returns a line on the parameters of two or more dimensions that have no mask, if any."""
+    from pruning.masks.unpruned import named as listed
+
+    if not entries:
+        return []
+    out = sum(entry["weights"] for entry in entries)
+    return [f"left dense: {listed(entries)}: {percent(out / report.params)} of the parameters"]
 
 
 def names(kind: str, entries: Sequence[Mapping[str, Any]]) -> Table:
@@ -156,7 +115,7 @@ def listing(rows: Sequence[Mapping[str, Any]], out: Path) -> Table:
     columns = ["~run", ">sparsity", f">{name}", ">speedup", ">time", *(["~state"] if unfinished else []), "~from"]
     body = []
     for row in rows:
-        numbers = [percent(row.get("sparsity")), metric(row), times(row.get("speedup")), duration(row.get("seconds"))]
+        numbers = [sparsity(row), metric(row), times(row.get("speedup")), duration(row.get("seconds"))]
         state = ["" if row["done"] else row["summary"]] if unfinished else []
         parent = "-".join(str(row.get("parent") or "").rsplit("-", 2)[-2:])  # its phase and digest
         body.append([row["name"], *numbers, *state, parent])
@@ -178,7 +137,7 @@ def result(summary: Mapping[str, Any]) -> Table:
         ["model, data, seed", f"{summary['model']}, {summary['data']}, {summary['seed']}"],
         [metric_name([summary]), f"{metric(summary)} (validation {metric(summary, key='val_metric')})"],
         ["loss", NONE if summary["loss"] is None else f"{summary['loss']:.4f}"],
-        ["sparsity", f"{percent(summary['sparsity'], 2)} (compression {times(summary['compression'])})"],
+        ["sparsity", f"{sparsity(summary, 2)} (compression {times(summary['compression'])})"],
         ["parameters", f"{count(summary['params'])}, nonzero {count(summary['nonzero'])}"],
         ["MACs", f"{count(summary['macs'])}, with nonzero weights {count(summary['sparse_macs'])}"],
         ["theoretical speedup", times(summary["speedup"])],
@@ -275,12 +234,17 @@ def compared(rows: Sequence[Mapping[str, Any]]) -> Table:
             spread(row["images_per_second"], 1, 0),
             spread(row["metric"], row["metric_scale"], 2),
             spread(row["speedup"], 1, 1),
-            spread(row["sparsity"], 100, 2),
+            spread(row["sparsity"], 100, 2) + _of_all(row),
             spread(row["stability"], 1, 4),
         ]
         goal = NONE if row["goal"] is None else percent(row["goal"])
         body.append([row["plan"], goal, str(row["epochs"]), *numbers, str(len(row["runs"]))])
     return f"Comparison ({name} and sparsity in %; speedup in theory)", columns, body
+
+
+def _of_all(row: Mapping[str, Any]) -> str:
+    own, whole = (row.get(key) for key in ("sparsity", "model_sparsity"))
+    return f" ({spread(whole, 100, 2)} of all)" if own and whole and whole["mean"] < 0.9 * own["mean"] else ""
 
 
 def spread(value: Mapping[str, float] | None, factor: float, digits: int) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from pruning.record import runs
 
-from . import curve, options, screen_tables
+from . import curve, formats, options, screen_tables
 from .flops import as_json, of_run
 from .inputs import run_folder
 from .output import emit, emit_json
@@ -50,20 +50,24 @@ def show(
     found = engine.structure(folder, trust_code=trust_code) if layers else None
     if plot is not None:
         _draw(plot, history[-1])
+    left = history[-1].get("unpruned") or []
     if json:
         more = {"structure": found} if layers else {}
         results = [runs.result(step) for step in history]
-        emit_json({"run": str(folder), "history": results, **as_json(report), "log": _log(chain), **more})
+        emit_json(
+            {"run": str(folder), "history": results, **as_json(report), "unpruned": left, "log": _log(chain), **more}
+        )
         return
     screen = Screen(quiet=quiet)
     screen.table(*screen_tables.history(history))
     screen.table(*screen_tables.settings([runs.read_phase(step) for step in chain]))
     screen.table(*screen_tables.layers(report))
+    screen.plain(screen_tables.left_dense(left, report))
     if found is not None:
         screen.table(*screen_tables.structure(found))
     log = _log(chain)
     width = min(60, screen.width - 10)
-    validation = f"validation {screen_tables.metric_name(history)}"
+    validation = f"validation {formats.metric_name(history)}"
     for key, name in (("val_metric", validation), ("train_loss", "training loss")):
         values = [(record["phase"], record.get(key, record.get(key.replace("metric", "accuracy")))) for record in log]
         points = [(phase, value) for phase, value in values if isinstance(value, (int, float))]

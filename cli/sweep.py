@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pruning.plan import PlanError
+from pruning.plan.lengths import counted
 from pruning.record import runs
 from pruning.record.stamp import coded
 from pruning.record.trust import allow_file
@@ -16,9 +17,10 @@ from pruning.study import sweep
 from pruning.study.sweep.executors import EXECUTORS, Place
 
 from . import options
+from .formats import duration, metric, sparsity
 from .output import emit, emit_json
 from .screen import Screen
-from .screen_tables import Table, counted, duration, metric, percent
+from .screen_tables import Table
 from .work import refuse_dry_download
 
 STUDY = "Study"
@@ -248,7 +250,7 @@ class _View:
         count = f"[{self.status.done + (message.kind == 'done')}/{self.status.phases}] " if self.status else ""
         if message.kind == "done":
             result = runs.read_summary(self.out / message.folder)
-            facts = f"{result['metric_name']} {metric(result)}, sparsity {percent(result['sparsity'])}"
+            facts = f"{result['metric_name']} {metric(result)}, sparsity {sparsity(result)}"
             self.screen.plain([f"{count}{message.folder}: {facts}, {duration(result['seconds'])}"])
         else:
             self.screen.plain([f"{count}{message.kind}: {message.folder}: {message.text}"])

@@ -12,7 +12,7 @@ from pruning import plan
 from pruning.plan import PlanError, suggest
 from pruning.record import runs
 
-from .screen_tables import metric, percent
+from .formats import metric, sparsity
 
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -39,7 +39,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     if row.get("error"):
         line = row["error"]
     elif row["done"]:
-        line = f"{row.get('metric_name') or 'accuracy'} {metric(row)}, sparsity {percent(row.get('sparsity'))}"
+        line = f"{row.get('metric_name') or 'accuracy'} {metric(row)}, sparsity {sparsity(row)}"
     else:
         line = "unfinished"
     return {

@@ -22,13 +22,17 @@ from typing import Any, cast
 
 from pruning.errors import PlanError, suggest
 
-LIBRARIES = ("torchvision", "timm")  # `torchvision:resnet50` is a model of that library, not a function in it
+LIBRARIES = (
+    "torchvision",
+    "timm",
+    "transformers",
+)  # `torchvision:resnet50` is a model of that library, not a function in it
 
 
 def is_code(spec: str) -> bool:
     """Returns whether `spec` names code of the user's own rather than something built in."""
     module, colon, function = spec.rpartition(":")
-    return bool(colon and module and function) and module not in LIBRARIES
+    return bool(colon and module and function) and spec.partition(":")[0] not in LIBRARIES
 
 
 def resolve(spec: str) -> tuple[Path, str]:

@@ -184,7 +184,7 @@ def test_excluded_layers_do_not_count() -> None:
 def test_masks_of_other_layers_are_refused() -> None:
     model = Net()
     present = pruning.prune(model, 0.5)
-    with pytest.raises(PlanError, match=r"differ in 'fc2.weight': exclude the same layers every time"):
+    with pytest.raises(PlanError, match=r"differ in 'fc2.weight': exclude and include the same every time"):
         pruning.prune(model, 0.6, exclude=["fc2"], masks=present)
     other = Masks({**present, "fc1.weight": torch.ones(8, 80, dtype=torch.bool)})
     with pytest.raises(PlanError, match=r"other shapes than the weights in 'fc1.weight'"):
@@ -228,7 +228,8 @@ def test_a_choice_among_zeros_is_told() -> None:
     with torch.no_grad():
         model.fc1.weight[:, 4:] = 0
     events: list[Event] = []
-    masks = pruning.prune(model, 0.1, "magnitude", "uniform", tell=events.append)
+    whole = Masks.full(dict(pruning.masks.prunable(model)))
+    masks = pruning.prune(model, 0.1, "magnitude", "uniform", masks=whole, tell=events.append)
     assert masks.kept == round(0.9 * SIZE)
     assert [type(event) for event in events] == [Warned]
     assert "'magnitude': of the weights with score 0 the first are kept, others not, in 'fc1.weight'" in str(events[0])

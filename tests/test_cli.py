@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY, Prune, files
-from pruning.cli import curve, screen_tables
+from pruning.cli import curve, formats
 from pruning.cli.examples import EXAMPLES, MAIN_JOB
 from pruning.cli.main import COMMANDS
 from typer.main import get_command
@@ -208,7 +208,7 @@ def test_eval_measures_what_the_run_recorded(prune: Prune, history: Path) -> Non
 
 def test_flops_of_a_run_and_of_a_model(prune: Prune, history: Path) -> None:
     report = prune("flops", history, "--json").json
-    assert list(report) == ["macs", "sparse_macs", "speedup", "params", "nonzero", "layers", "uncounted"]
+    assert list(report) == ["macs", "sparse_macs", "speedup", "params", "nonzero", "layers", "uncounted", "unpruned"]
     assert list(report["layers"][0]) == ["name", "type", "params", "nonzero", "macs", "sparse_macs"]
     assert report["macs"] == 16 * 8 + 8 * 3
     assert report["sparse_macs"] == report["macs"] // 2
@@ -376,6 +376,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "find", find)
     monkeypatch.setattr(engine, "advance", advance)
     monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(engine, "adopt", lambda train, out, weights, **options: advance(train, None, out))
     small = {"layers": {}, "params": [2, 1], "macs": [2, 1], "difference": 0.0, "examples": 8}
     monkeypatch.setattr(engine, "shrink_run", lambda folder, to, **options: folder)
     monkeypatch.setattr(engine, "read_shrunk", lambda folder: small)
@@ -424,14 +425,14 @@ def test_every_documented_example_is_a_command(
 
 
 def test_numbers_are_readable() -> None:
-    assert [screen_tables.count(n) for n in (0, 512, 9999, 10_000, 537_000, 40_812_000, 4_089_184_256)] == [
+    assert [formats.count(n) for n in (0, 512, 9999, 10_000, 537_000, 40_812_000, 4_089_184_256)] == [
         "0", "512", "9999", "10 k", "537 k", "40.8 M", "4.09 G",
     ]  # fmt: skip
-    assert [screen_tables.duration(s) for s in (0.0214, 3.21, 59.96, 250, 7500)] == [
+    assert [formats.duration(s) for s in (0.0214, 3.21, 59.96, 250, 7500)] == [
         "21 ms", "3.2 s", "1 min 0 s", "4 min 10 s", "2 h 5 min",
     ]  # fmt: skip
-    assert [screen_tables.times(x) for x in (1.0, 9.84, 10.835, 1234.5)] == ["1x", "9.84x", "10.8x", "1234x"]
-    assert [screen_tables.percent(x) for x in (0.9, 1.0, 0.99987, None)] == ["90.0 %", "100.0 %", "99.99 %", "-"]
+    assert [formats.times(x) for x in (1.0, 9.84, 10.835, 1234.5)] == ["1x", "9.84x", "10.8x", "1234x"]
+    assert [formats.percent(x) for x in (0.9, 1.0, 0.99987, None)] == ["90.0 %", "100.0 %", "99.99 %", "-"]
 
 
 def test_curve_of_text() -> None:

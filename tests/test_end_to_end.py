@@ -10,14 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import Prune
-from pruning.cli.main import COMMANDS
 from torch import Tensor, nn
 
 from pruning import engine, trees
 from pruning.engine.results import load_masks
 from pruning.record import runs
-
-pytestmark = pytest.mark.skipif("adopt" not in {name for name, *_ in COMMANDS}, reason="needs prune adopt")
 
 DATA = """
 import torch
@@ -112,7 +109,7 @@ def test_a_network_of_timm(prune: Prune, workspace: Path, own: Any) -> None:
 
     adopted = prune(
         "adopt", "checkpoint.pth.tar", "--model", "timm:test_resnet", "--data", "own.py:pictures", "--device", "cpu",
-        "--set", "batch_size=32", "--set", "normalize=none",
+        "--set", "batch_size=32",
     ).run  # fmt: skip
     x, y = own.images(60, 2)
     assert runs.read_summary(adopted)["metric"] == accuracy(model, x, y) > 0.6

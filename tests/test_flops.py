@@ -141,7 +141,7 @@ class Several(nn.Module):
 
 def test_calls_add_up_and_what_is_not_counted_is_listed() -> None:
     report = count_macs(Several(), torch.randn(2, 4, 10))
-    assert macs(report) == {"conv": 2 * 48 * 10, "fc": 3 * 24 * 10, "unused": 0}
+    assert macs(report) == {"conv": 2 * 48 * 10, "fc": 3 * 24 * 10, "unused": 0, "lstm": 0}
     text = "\n".join(report.uncounted)
     assert "Several (mm): the model itself" in text
     assert "Linear, never used: unused" in text

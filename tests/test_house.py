@@ -39,9 +39,14 @@ ROOMS = {
         {"runs"},
         {"checkpoint", "environment", "stamp", "kept"},
         {"trust", "whole"},
-        {"resuming", "verify", "placing"},
+        {"resuming", "verify", "placing", "foreign"},
     ),
-    "deciding": ({"criteria", "allocation", "ablations", "arguments"}, {"filters", "scoring"}, {"decision"}),
+    "deciding": (
+        {"criteria", "allocation", "ablations", "arguments"},
+        {"filters", "scoring"},
+        {"beforehand"},
+        {"decision"},
+    ),
     "training": (
         {"tasks", "ramps", "schedules", "enforcing", "masked_weight", "masters"},
         {"optim"},

@@ -57,9 +57,10 @@ def random_masks(model: nn.Module, seed: int, density: float = 0.5) -> Masks:
 # --- what is prunable ---------------------------------------------------------------------------------------
 
 
-def test_prunable_are_convolutions_linear_layers_and_the_projections_of_attention_in_order() -> None:
+def test_prunable_are_convolutions_linear_recurrent_layers_and_the_projections_of_attention_in_order() -> None:
     model = every_layer()
     names = [f"{i}.weight" for i in range(7)]
+    names += ["10.weight_ih_l0", "10.weight_hh_l0", "11.weight"]
     names += ["12.in_proj_weight", "12.out_proj.weight"]
     names += ["13.q_proj_weight", "13.k_proj_weight", "13.v_proj_weight", "13.out_proj.weight"]
     weights = prunable(model)
@@ -152,7 +153,7 @@ def same_memory() -> nn.Module:
         (lambda: torch.ao.nn.quantized.Linear(2, 2), ["'layer.weight'", "quantized"]),
         (scripted, ["'layer.0'", "ScriptModule"]),
         (same_memory, ["'layer.1.weight'", "'layer.0.weight'", "share memory"]),
-        (lambda: nn.BatchNorm2d(3), ["no prunable weight", "no convolution and no linear layer"]),
+        (lambda: nn.BatchNorm2d(3), ["no prunable weight", "no convolution, linear or recurrent layer"]),
     ],
 )
 def test_what_cannot_be_pruned_is_refused_by_name(make, words: list[str]) -> None:  # type: ignore[no-untyped-def]

@@ -394,7 +394,7 @@ def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> Non
         ("gsm", {}, {"optimizer": "adam"}, "method 'gsm' is not defined for optimizer 'adam'; allowed: sgd"),
         ("lc", {}, {"optimizer": "adamw"}, "method 'lc' is not defined for optimizer 'adamw'; allowed: sgd, adam"),
         ("dnw", {}, {"exclude": ("nothing",)}, "exclude 'nothing' fits no prunable weight"),
-        ("str", {}, {"model": "nets.py:bare"}, "no convolution and no linear layer"),
+        ("str", {}, {"model": "nets.py:bare"}, "no convolution, linear or recurrent layer"),
     ],
 )
 def test_refused_before_the_folder_is_made(

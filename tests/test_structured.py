@@ -487,11 +487,11 @@ def test_reports_of_structure_by_hand() -> None:
         "fc.weight": torch.ones(5, 2, dtype=torch.bool),
         "up.weight": torch.tensor([[[True], [False]], [[True], [False]]]),
     })  # fmt: skip
-    assert filters_kept(masks, ["up.weight"]) == {
+    assert filters_kept(masks, {"up.weight": 1}) == {
         "conv.weight": (2, 3), "gone.weight": (0, 2), "fc.weight": (5, 5), "up.weight": (1, 2),
     }  # fmt: skip
     assert empty_layers(masks) == ["gone.weight"]
-    assert neuron_collapse(masks, ["up.weight"]) == pytest.approx(4 / 12)
+    assert neuron_collapse(masks, {"up.weight": 1}) == pytest.approx(4 / 12)
 
 
 def test_densities_count_the_rows_and_what_reads_them() -> None:

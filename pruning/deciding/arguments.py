@@ -49,10 +49,10 @@ def word(value: Any, name: str) -> str:
     return value
 
 
-def patterns(value: Any) -> tuple[str, ...]:
+def patterns(value: Any, name: str) -> tuple[str, ...]:
     """Returns patterns of names as a tuple, of one or several."""
     found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
-    return tuple(word(pattern, "exclude, each pattern,") for pattern in found)
+    return tuple(word(pattern, f"{name}, each pattern,") for pattern in found)
 
 
 def batch(value: Any) -> Any:

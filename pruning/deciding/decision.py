@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pruning import seeds
+from pruning import seeds, trees
 from pruning.deciding import arguments, scoring
 from pruning.deciding.ablations import ABLATIONS, Ablation
 from pruning.deciding.allocation.sharing import Share, allocate, shared
+from pruning.deciding.beforehand import refuse_regrowth, refuse_reparametrized, tell_unpruned
 from pruning.deciding.criteria import Criterion
 from pruning.deciding.criteria.base import Objective
 from pruning.deciding.filters import prune_filters
@@ -38,9 +39,10 @@ class Filters:
 class Decision:
     """What a pruning is told, once: everything that says which weights stay, but the network, its masks and the sample.
 
-    `sparsity` of all prunable weights that `exclude` leaves in, of filters with `filters`. `rounds`, `mode` and `micro_batch` None
-    mean the criterion's own. `rates` {name or pattern: density} belong to allocations that take them. An `ablation` changes
-    scores, masks or weights as a control. `min_per_layer` weights stay in every layer.
+    `sparsity` of all prunable weights that `exclude` leaves in and `include` adds, of filters with `filters`. Weights that the
+    network transforms before it multiplies by them are refused without `allow_reparametrized`. `rounds`, `mode` and
+    `micro_batch` None mean the criterion's own. `rates` {name or pattern: density} belong to allocations that take them. An
+    `ablation` changes scores, masks or weights as a control. `min_per_layer` weights stay in every layer.
     """
 
     criterion: str = "magnitude"
@@ -48,6 +50,8 @@ class Decision:
     allocation: str = "global"
     rates: Mapping[str, float] | None = None
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    allow_reparametrized: bool = False
     rounds: int | None = None
     mode: ScoringMode | None = None
     micro_batch: int | None = None
@@ -67,6 +71,8 @@ class Decision:
             allocation=phase.allocation,
             rates=phase.layer_rates or None,
             exclude=phase.exclude,
+            include=phase.include,
+            allow_reparametrized=phase.allow_reparametrized,
             rounds=phase.rounds,
             mode=phase.scoring_mode,
             ablation=phase.ablation,
@@ -87,7 +93,7 @@ class Decision:
     def share(self, weights: Mapping[str, Tensor], present: Mapping[str, Tensor] | None) -> Share:
         """Returns how many weights will stay, before any is scored; raises PlanError where that cannot be done."""
         shapes = {name: weight.shape for name, weight in weights.items()}
-        return shared(
+        found = shared(
             shapes,
             self.density,
             self.allocation,
@@ -95,6 +101,9 @@ class Decision:
             min_per_layer=self.min_per_layer,
             rates=self.rates,
         )
+        if present is None:
+            refuse_regrowth(weights, found.keep)
+        return found
 
     def decide(
         self,
@@ -115,10 +124,18 @@ class Decision:
         """
         generator = seeds.generator(0, "scores") if generator is None else generator
         if self.filters is not None:
-            return self._without_filters(model, masks, generator)
+            decided = self._without_filters(model, masks, generator)
+            if masks is None:
+                tell_unpruned(model, decided, self.exclude, tell)
+            return decided
         entry, ablation = self.check()
         sample = scoring.make_sample(self.criterion, batch, self.mode, self.micro_batch, generator, task)
-        weights = scoring.prunable_weights(model, self.exclude, masks)
+        weights = scoring.prunable_weights(model, self.exclude, masks, self.include)
+        self.share(weights, masks)
+        if not self.allow_reparametrized:
+            inputs = batch[0] if isinstance(batch, (tuple, list)) else batch
+            few = None if inputs is None else trees.each(lambda t: t[:2], inputs)
+            refuse_reparametrized(model, weights, None if few is None else lambda m: sample.task.forward(m, few))
         present = None if masks is None else {name: masks[name].to(weight.device) for name, weight in weights.items()}
         now: Mapping[str, Tensor] | None = present
         start = 1.0 if now is None else sum(int(m.sum()) for m in now.values()) / sum(m.numel() for m in now.values())
@@ -147,7 +164,10 @@ class Decision:
             now = ablation.load()(now, present, generator)
         if empty := empty_layers(now):
             tell(Warned(f"layer collapse: no weight is kept in {scoring.named(empty)}"))
-        return Masks(now, masks.extra if isinstance(masks, Masks) else {})
+        decided = Masks(now, masks.extra if isinstance(masks, Masks) else {})
+        if masks is None:
+            tell_unpruned(model, decided, self.exclude, tell)
+        return decided
 
     def _step(self, share: float, start: float) -> tuple[float | None, Mapping[str, float] | None]:
         """Returns the density and the layer rates after `share` of the rounds, on the way from density `start`."""
@@ -182,6 +202,8 @@ def prune(
     batch: Batch | None = None,
     exclude: Iterable[str] = (),
     *,
+    include: Iterable[str] = (),
+    allow_reparametrized: bool = False,
     masks: Mapping[str, Tensor] | None = None,
     rounds: int | None = None,
     mode: ScoringMode | None = None,
@@ -210,7 +232,9 @@ def prune(
         sparsity=arguments.share(sparsity, "sparsity"),
         allocation=arguments.word(allocation, "allocation"),
         rates=rates,
-        exclude=arguments.patterns(exclude),
+        exclude=arguments.patterns(exclude, "exclude"),
+        include=arguments.patterns(include, "include"),
+        allow_reparametrized=allow_reparametrized,
         rounds=arguments.whole(rounds, "rounds", 1),
         mode=mode,
         micro_batch=arguments.whole(micro_batch, "micro_batch", 1),

@@ -36,6 +36,7 @@ def score(
     *,
     masks: Mapping[str, Tensor] | None = None,
     exclude: Iterable[str] = (),
+    include: Iterable[str] = (),
     mode: ScoringMode | None = None,
     micro_batch: int | None = None,
     task: Objective | None = None,
@@ -55,7 +56,7 @@ def score(
     entry = find(arguments.word(criterion, "criterion"), mode=mode, micro_batch=micro_batch)
     generator = seeds.generator(seed, "scores") if generator is None else generator
     sample = make_sample(criterion, batch, mode, micro_batch, generator, task)
-    weights = prunable_weights(model, exclude, masks)
+    weights = prunable_weights(model, exclude, masks, include)
     scores = take(entry, model, masked(weights, masks), sample)
     check(criterion, scores, masks, tell)
     return scores
@@ -68,14 +69,17 @@ def take(entry: Criterion, model: nn.Module, weights: dict[str, Tensor], sample:
 
 
 def prunable_weights(
-    model: nn.Module, exclude: Iterable[str], masks: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    exclude: Iterable[str],
+    masks: Mapping[str, Tensor] | None = None,
+    include: Iterable[str] = (),
 ) -> dict[str, Tensor]:
     """Returns {name: weight} without gradients; raises PlanError where `masks` are not of just these weights."""
-    weights = {name: parameter.detach() for name, parameter in prunable(model, exclude).items()}
+    weights = {name: parameter.detach() for name, parameter in prunable(model, exclude, include).items()}
     if masks is not None:
         if odd := sorted(weights.keys() ^ masks.keys()):
             raise PlanError(
-                f"the present masks and the prunable weights differ in {named(odd)}: exclude the same layers every time"
+                f"the present masks and the prunable weights differ in {named(odd)}: exclude and include the same every time"
             )
         if odd := [name for name, weight in weights.items() if masks[name].shape != weight.shape]:
             raise PlanError(f"the present masks have other shapes than the weights in {named(odd)}")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pruning.engine import adopting
 from pruning.engine.exporting import export_run
 from pruning.engine.lookahead import check_retrain, look_ahead, preview
 from pruning.engine.phases import Job, dense_schedule, prepare
@@ -25,7 +26,8 @@ from pruning.record.environment import environment
 from pruning.record.stamp import stamp
 
 __all__ = [
-    "Job", "advance", "dense_schedule", "evaluate_run", "export_run", "load_model", "load_shrunk", "preview", "read_shrunk", "run",
+    "Job", "adopt", "advance", "dense_schedule", "evaluate_run", "export_run", "load_model", "load_shrunk", "preview",
+    "read_shrunk", "run",
     "shrink_run", "structure",
 ]  # fmt: skip
 
@@ -55,6 +57,32 @@ def advance(phase: Phase, parent: Path | None, out: Path, *, intact: bool = Fals
     for whatever cannot be done.
     """
     return _advance(open_session(**options), phase, parent, Path(out), intact)
+
+
+def adopt(
+    train: Train,
+    out: Path,
+    weights: Path | None = None,
+    *,
+    pretrained: str | None = None,
+    key: str | None = None,
+    partial: bool = False,
+    zeros: bool = False,
+    schedule: bool = False,
+    dry_run: bool = False,
+    **options: Any,
+) -> Path | list[dict[str, Any]]:
+    """Returns the run folder, under `out`, of weights that were trained elsewhere, measured on the data and not trained.
+
+    `weights` is a file (:mod:`pruning.record.foreign`); `pretrained` names weights of torchvision or timm in its place. `train`
+    says what network and data they belong to; with `schedule` its epochs and learning rates are those of the training that they
+    come from. `partial` takes what fits, `zeros` takes entries that are 0 as pruned, `key` is of a file with several state
+    dicts. With `dry_run` returns the rows of :func:`preview` and writes nothing. Other options are those of :func:`advance`.
+    """
+    session = open_session(**options)
+    session.weights = adopting.open_weights(weights, pretrained, train, key)
+    phase = adopting.adopted(train, session.weights, partial=partial, zeros=zeros, schedule=schedule)
+    return look_ahead(session, [phase], None, Path(out)) if dry_run else _advance(session, phase, None, Path(out))
 
 
 def _advance(session: Session, phase: Phase, parent: Path | None, out: Path, intact: bool = False) -> Path:

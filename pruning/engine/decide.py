@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from pruning.deciding.ablations import ABLATIONS
+from pruning.deciding.beforehand import refuse_reparametrized, tell_unpruned
 from pruning.deciding.criteria import CRITERIA
 from pruning.deciding.decision import Batch, Decision, put
 from pruning.engine.session import Session, Workbench
+from pruning.events import Event, silent
 from pruning.masks import Masks, keep_count, prunable
-from pruning.plan import PlanError, Prune
+from pruning.plan import PlanError, Prune, Retrain, Train
 from pruning.record import kept, runs
 from pruning.seeds import derive, generator
 
@@ -30,18 +34,18 @@ def source(phase: Prune, parent: Path) -> Path | None:
 def check(bench: Workbench, network: nn.Module, phase: Prune, present: Masks | None) -> None:
     """Raises PlanError where the phase cannot be done to the network."""
     asked = Decision.of(phase)
-    weights = prunable(network, asked.exclude)
+    weights = prunable(network, asked.exclude, asked.include)
     if present is not None and list(present) != list(weights):
         raise PlanError(
-            f"exclude {list(asked.exclude)} leaves {len(weights)} prunable tensors, but the run has masks for {len(present)}; "
-            "exclude the same layers in every pruning of a history"
+            f"exclude {list(asked.exclude)} and include {list(asked.include)} leave {len(weights)} prunable tensors, but the run "
+            f"has masks for {len(present)}; exclude and include the same in every pruning of a history"
         )
     if phase.recalibrate != "none" and not any(name.endswith("running_mean") for name, _ in network.named_buffers()):
         raise PlanError(
             f"recalibrate '{phase.recalibrate}' renews running statistics; model '{bench.train.model}' has none; allowed: none"
         )
     if asked.filters is not None:
-        asked.decide(network, masks=present, generator=generator(bench.train.seed, "scores"))
+        asked.decide(network, masks=present, generator=generator(bench.train.seed, "scores"), tell=silent)
         return
     total = sum(w.numel() for w in weights.values())
     kept = total if present is None else present.kept
@@ -49,7 +53,26 @@ def check(bench: Workbench, network: nn.Module, phase: Prune, present: Masks | N
         raise PlanError(f"sparsity {asked.sparsity:g} is less than the present sparsity, {1 - kept / total:g}")
     asked.share(weights, present)
     asked.check()
+    if not phase.allow_reparametrized:
+        refuse_reparametrized(network, weights, one_example(bench))
     _sample(bench, phase)
+
+
+def one_example(bench: Workbench) -> Callable[[nn.Module], Any]:
+    """Returns what calls a network on the data's first example."""
+    return lambda network: bench.task.forward(network, bench.data.example())
+
+
+def check_method(bench: Workbench, network: nn.Module, phase: Train | Retrain) -> Event | None:
+    """Raises PlanError where what a method prunes cannot be pruned; returns what is to be told of weights left dense."""
+    weights = prunable(network, phase.exclude, phase.include)
+    if phase.method == "none":
+        return None
+    if not phase.allow_reparametrized:
+        refuse_reparametrized(network, weights, one_example(bench))
+    told: list[Event] = []
+    tell_unpruned(network, weights, phase.exclude, told.append)
+    return told[0] if told else None
 
 
 def masks(session: Session, bench: Workbench, network: nn.Module, phase: Prune, present: Masks | None) -> Masks:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from pruning.engine import decide
+from pruning.engine.adopting import take
 from pruning.engine.results import load_state
 from pruning.engine.session import Session, Workbench, open_session, recorded, workbench
 from pruning.flops import count_macs
@@ -50,7 +51,10 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
     check_goals(phases, where, network, None if parent is None else load_state(parent, network)[0])
     macs = count_macs(network, where.data.example()).macs
     per_epoch = where.data.steps_per_epoch(train.batch_size)
-    if parent is None:
+    if train.adopted is not None and parent is None:
+        assert session.weights is not None
+        masked = take(network, session.weights, train.adopted, session.tell) is not None
+    elif parent is None:
         check_points(train, per_epoch)
         check_kept(phases, train, per_epoch)
         methods.for_training(train, per_epoch).attach(network)
@@ -58,7 +62,8 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
     rows = []
     for phase in phases:
         phase = train if isinstance(phase, Train) else stamp(complete(phase, train))[0]
-        steps, skipped = in_steps(phase.epochs, per_epoch) if isinstance(phase, Train) else 0, 0
+        trains = isinstance(phase, Train) and phase.adopted is None
+        steps, skipped = in_steps(train.epochs, per_epoch) if trains else 0, 0
         if isinstance(phase, Prune):
             masked = True
             if phase.structure == "weights":
@@ -102,7 +107,7 @@ def check_goals(phases: Sequence[Phase], where: Workbench, network: nn.Module, p
         cycle = phase.model_copy(update={"sparsity": prunings[0].sparsity}) == prunings[0]
         if cycle and not (phase.structure == "filters" and phase.allocation == "global"):
             decide.check(where, network, phase, present)
-            present = Masks.full(prunable(network, phase.exclude)) if present is None else present
+            present = Masks.full(prunable(network, phase.exclude, phase.include)) if present is None else present
 
 
 def check_retrain(phase: Retrain, masked: bool, run: str) -> None:

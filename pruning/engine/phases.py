@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from pruning.engine import decide
+from pruning.engine.adopting import take
 from pruning.engine.fitting import fit_in, masked_state, optimizer_state, split_state
 from pruning.engine.impact import impact
 from pruning.engine.lookahead import check_points
 from pruning.engine.results import load_state, measure, metric_on_test, summarize
 from pruning.engine.session import Session, Workbench
 from pruning.events import PhaseStarted
-from pruning.masks import Masks, prunable
+from pruning.masks import Masks
 from pruning.plan import PlanError, Prune, Retrain, Train, techniques
 from pruning.plan.completion import method_settings
 from pruning.plan.lengths import in_epochs, in_steps
+from pruning.plan.phases import Adopted
 from pruning.record import checkpoint, kept, runs, whole
 from pruning.record.stamp import located
 from pruning.seeds import derive
@@ -54,8 +56,12 @@ def prepare(session: Session, job: Job) -> Callable[[], dict[str, Any]]:
 def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dict[str, Any]]:
     network = job.bench.build(phase.seed)
     job.bench.check(network)
+    if phase.adopted is not None:
+        return _prepare_adopted(session, job, network, phase.adopted)
     job.bench.check_steps(network)
-    prunable(network, phase.exclude)  # refuses a network in which nothing can be pruned or counted
+    dense = decide.check_method(
+        job.bench, network, phase
+    )  # refuses a network in which nothing can be pruned or counted
     steps = job.bench.data.steps_per_epoch(phase.batch_size)
     total = in_steps(phase.epochs, steps)
     check_points(phase, steps)
@@ -65,12 +71,28 @@ def _prepare_train(session: Session, job: Job, phase: Train) -> Callable[[], dic
     OPTIMIZERS.find(phase.optimizer)
 
     def make() -> dict[str, Any]:
+        if dense is not None:
+            session.tell(dense)
         optimizer = fit_in(
             session, job.bench, job.folder, network, phase="train", cycle=0, total_steps=total, lr=lr,
             method=method, extra=extra, momenta={}, keep=phase.keep_epochs, keep_steps=phase.keep_steps,
         )  # fmt: skip
         before = None if phase.method == "none" else metric_on_test(job.bench, network)
         return _ended(job, network, method, optimizer, before, epochs=in_epochs(total, steps))
+
+    return make
+
+
+def _prepare_adopted(session: Session, job: Job, network: nn.Module, about: Adopted) -> Callable[[], dict[str, Any]]:
+    if session.weights is None or session.weights.sha256 != about.sha256:
+        raise PlanError(
+            f"run '{job.folder}' was adopted from weights of SHA-256 {about.sha256[:8]}...: prune adopt makes it"
+        )
+    masks = take(network, session.weights, about, session.tell)
+
+    def make() -> dict[str, Any]:
+        session.tell(PhaseStarted(str(job.folder), "train", 0, 0))
+        return _finish(job, network, masks, {}, epochs=0)
 
     return make
 
@@ -122,12 +144,13 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     first_step = phase.rewind_step or 0
     if first_step >= total:
         raise PlanError(f"rewind_step {first_step} leaves nothing to train: the training has {total} steps")
-    method, extra = Method(masks), []
+    method, extra, dense = Method(masks), [], None
     if masks is not None:
         masks.apply(network)
     else:
         if schedule.impact:
             raise PlanError(f"schedule '{name}' follows from a pruning, and run '{job.parent}' is not pruned")
+        dense = decide.check_method(job.bench, network, phase)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         method = methods.for_training(method_settings(phase, train), per_epoch)
         extra = method.attach(network)
@@ -136,6 +159,8 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
         momenta = {f"{what}:{stored[owner]}": momenta[key] for key, (what, _, owner) in owners.items()}
 
     def make() -> dict[str, Any]:
+        if dense is not None:
+            session.tell(dense)
         optimizer = fit_in(
             session, job.bench, job.folder, network, phase="retrain", cycle=cycle, total_steps=total, first_step=first_step,
             lr=_retrain_schedule(job, phase), method=method, extra=extra, momenta=momenta,

@@ -11,8 +11,7 @@ from torch import nn
 from pruning.deciding.filters import filters_kept, neuron_collapse
 from pruning.engine.results import load_masks, load_state, measure, summarize
 from pruning.engine.session import build_recorded, open_session, recorded, workbench
-from pruning.layers import TRANSPOSED
-from pruning.masks import Masks, empty_layers, prunable
+from pruning.masks import Masks, empty_layers, output_axes, prunable
 from pruning.record import runs
 
 
@@ -46,8 +45,9 @@ def structure(run: Path | str, trust_code: bool = False) -> dict[str, Any]:
     run = runs.check_run(Path(run))
     network = load_model(run, trust_code=trust_code)
     masks = load_masks(run, network) or Masks.full(prunable(network))
-    swapped = [f"{name}.weight" for name, module in network.named_modules() if isinstance(module, TRANSPOSED)]
-    filters = filters_kept(masks, swapped)
+    phases = [runs.read_phase(folder) for folder in runs.history(run)]
+    axes = output_axes(network, [pattern for phase in phases for pattern in phase.include])
+    filters = filters_kept(masks, axes)
     rows = []
     for name, (kept, total) in masks.counts().items():
         left, number = filters[name]
@@ -55,6 +55,6 @@ def structure(run: Path | str, trust_code: bool = False) -> dict[str, Any]:
     return {
         "layers": rows,
         "layers_gone": empty_layers(masks),
-        "neuron_collapse": neuron_collapse(masks, swapped),
+        "neuron_collapse": neuron_collapse(masks, axes),
         "sparsity_with_inputs": runs.read_summary(run).get("sparsity_with_inputs"),
     }

@@ -12,7 +12,8 @@ from pruning import ops, trees
 from pruning.deciding.filters import densities
 from pruning.engine.session import Workbench
 from pruning.flops import count_macs
-from pruning.masks import Masks, prunable
+from pruning.masks import Masks, model_sparsity, prunable, unpruned
+from pruning.masks.reparametrized import reparametrized
 from pruning.plan import SCHEMA, PlanError
 from pruning.record import checkpoint, runs, whole
 from pruning.training import loop
@@ -21,9 +22,10 @@ from pruning.training import loop
 def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
     """Returns the network's metric, loss, sparsity and MACs.
 
-    Sparsity is over the masked tensors; of a dense network it is 0 over all prunable ones. `metric` and `loss` are of the
-    test examples, `speedup` is dense over nonzero MACs: theoretical. Where filters are gone, `sparsity_with_inputs` also counts
-    the weights that would read them.
+    Sparsity is over the masked tensors, and `model_sparsity` over all parameters of two or more dimensions, of which
+    `unpruned` lists those without a mask; of a dense network both are 0. `metric` and `loss` are of the test examples,
+    `speedup` is dense over nonzero MACs: theoretical. Where filters are gone, `sparsity_with_inputs` also counts the weights
+    that would read them.
     """
     data, device, precision = bench.data, bench.device, bench.train.precision
     task, size = bench.task, bench.task.evaluation_batch
@@ -40,9 +42,12 @@ def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: 
     )
     kept, total = sum(k for k, _ in counts.values()), sum(n for _, n in counts.values())
     report = count_macs(network, data.example(), masks)
-    structure = {}
+    structure: dict[str, Any] = {}
+    changed = [] if masks is None else reparametrized(network, masks, lambda model: task.forward(model, data.example()))
+    if changed:  # their zeros are none where the network multiplies
+        structure["reparametrized"] = changed
     if masks is not None and masks.extra:  # filters are gone; what read them is idle, which the masks do not count
-        structure = {"sparsity_with_inputs": 1.0 - densities(network, masks)[1]}
+        structure["sparsity_with_inputs"] = 1.0 - densities(network, masks)[1]
     return {
         "accuracy": metric if is_accuracy else None,
         "loss": loss,
@@ -52,6 +57,7 @@ def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: 
         "metric_scale": task.metric_scale,
         "val_metric": val_metric,
         "sparsity": 1.0 - kept / total,
+        "model_sparsity": model_sparsity(network, {n: c for n, c in counts.items() if n not in changed}),
         "compression": total / kept if kept else None,
         "params": report.params,
         "nonzero": report.nonzero,
@@ -59,6 +65,7 @@ def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: 
         "sparse_macs": report.sparse_macs,
         "speedup": report.speedup if report.sparse_macs else None,
         "layers": {name: list(count) for name, count in counts.items()},
+        "unpruned": unpruned(network, counts),
         **structure,
     }
 

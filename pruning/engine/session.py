@@ -19,6 +19,7 @@ from pruning.events import Tell, Warned, silent
 from pruning.models.check import buffers_kept
 from pruning.plan import PlanError, Train
 from pruning.record import runs, trust
+from pruning.record.foreign import Foreign
 from pruning.record.stamp import coded, located, place, stamped
 from pruning.training.tasks import TASKS
 from pruning.training.tasks.base import Task
@@ -35,6 +36,7 @@ class Session:
     track: str | None
     download: bool = False
     loaded: dict[str, Data] = field(default_factory=dict)
+    weights: Foreign | None = None  # trained elsewhere, for the run that adopts them
 
 
 @dataclass(frozen=True)

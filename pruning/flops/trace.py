@@ -53,7 +53,7 @@ class Trace(TorchDispatchMode):
         for name, module in self.modules.items():
             own = [w for key in weight_keys(module) if (w := module._parameters.get(key)) is not None]
             new = [w for w in own if w not in seen]
-            if isinstance(module, (*WEIGHTED, nn.MultiheadAttention)) and (new or not own):
+            if new or (isinstance(module, (*WEIGHTED, nn.MultiheadAttention)) and not own):
                 self.layers[name] = new
             for weight in (w for w in new if w.dtype in DTYPES):
                 self.memory[weight.untyped_storage().data_ptr()].append((name, weight))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pruning import ops
 from pruning.masks import storage
+from pruning.masks.prunable import prunable
 from pruning.plan import PlanError, suggest
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes -> integers of that size
@@ -43,6 +44,11 @@ class Masks(Mapping[str, Tensor]):
     def full(cls, weights: Mapping[str, Tensor]) -> Masks:
         """Returns masks that keep every entry of the weights."""
         return cls({name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()})
+
+    @classmethod
+    def from_zeros(cls, model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()) -> Masks:
+        """Returns masks that prune just what is 0 of the model's prunable weights: those of a checkpoint that is sparse already."""
+        return cls({name: weight.detach() != 0 for name, weight in prunable(model, exclude, include).items()})
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]

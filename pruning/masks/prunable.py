@@ -1,8 +1,10 @@
 """Which weights of a network can be pruned.
 
-Prunable are the weights of every convolution (also transposed) and linear layer, first and last included, and the
-projections inside `nn.MultiheadAttention`. Biases, normalization and embeddings are not, nor is a linear layer's weight
-that is tied to an embedding, nor recurrent layers. A shared parameter counts once, under its first name.
+Prunable are the weights of every convolution (also transposed) and linear layer (also transformers' Conv1D and
+nn.Bilinear), first and last included, the projections inside `nn.MultiheadAttention`, and the matrices of recurrent
+layers and their cells. Biases and normalization are not, nor, unless `include` names them, embeddings, a linear layer's
+weight that is tied to one, adapters of peft (LoRA), and parameters that no known layer owns. A shared parameter counts
+once, under its first name.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pruning.layers import WEIGHTED
+from pruning.layers import TRANSPOSED, WEIGHTED, is_transposed_linear
 from pruning.plan import PlanError, suggest
 
 ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -23,33 +25,39 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _QUANTIZED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
 
 
-def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Parameter]:
+def prunable(model: nn.Module, exclude: Iterable[str] = (), include: Iterable[str] = ()) -> dict[str, nn.Parameter]:
     """Returns {name: parameter} of the prunable weights in the order in which the network registers them.
 
-    `exclude` holds patterns (`*`, `?`, `[...]`) of parameters (`fc.weight`) or modules (`fc`, `layer1`), whose weights
-    are left out. Raises PlanError for a pattern that fits nothing, for a weight that cannot be pruned (not initialized,
-    parametrized, quantized, complex ...) and is not excluded, and where no weight is left.
+    `exclude` and `include` hold patterns (`*`, `?`, `[...]`) of parameters (`fc.weight`) or modules (`fc`, `layer1`). What
+    fits `exclude` is left out. What fits `include` and has two or more dimensions is prunable as well, whatever owns it:
+    stacked experts, embeddings; `PATTERN@AXIS` says which axis its output units lie along, the first unless said.
+    Raises PlanError for a pattern that fits nothing, for a weight that cannot be pruned (not initialized, parametrized,
+    quantized, complex ...) and is not excluded, and where no weight is left.
     """
     refuse_scripted(model)
     patterns = [exclude] if isinstance(exclude, str) else list(exclude)
-    left_out = {id(w) for w in embeddings(model)}
+    left_out = {id(w) for w in (*embeddings(model), *adapters(model))}
+    added = _included(model, include)
+    owners = dict(model.named_modules())
+    found = [
+        (f"{path}.{key}" if path else key, module, module._parameters.get(key))
+        for path, module in owners.items()
+        for key in weight_keys(module)
+    ]
+    found = [(name, module, weight) for name, module, weight in found if id(weight) not in left_out | added.keys()]
+    found += [(name, owners[name.rpartition(".")[0]], weight) for name, weight in added.values()]
     wanted: dict[int, tuple[str, nn.Module, Tensor | None]] = {}  # by id of the parameter
     names: list[str] = []  # every name that a pattern may mean, for the nearest one
     used: set[str] = set()
     excluded: set[int] = set()
-    for path, module in model.named_modules():
-        for key in weight_keys(module):
-            name = f"{path}.{key}" if path else key
-            weight = module._parameters.get(key)
-            if id(weight) in left_out:
-                continue
-            names += [name, path]
-            fits = {p for p in patterns if any(fnmatch.fnmatchcase(n, p) for n in _with_parents(name))}
-            used |= fits
-            if not fits:
-                wanted.setdefault(id(weight) if weight is not None else id(module), (name, module, weight))
-            elif weight is not None:
-                excluded.add(id(weight))  # a shared weight that is excluded under one of its names is so under all
+    for name, module, weight in found:
+        names += [name, name.rpartition(".")[0]]
+        fits = {p for p in patterns if _fits(name, p)}
+        used |= fits
+        if not fits:
+            wanted.setdefault(id(weight) if weight is not None else id(module), (name, module, weight))
+        elif weight is not None:
+            excluded.add(id(weight))  # a shared weight that is excluded under one of its names is so under all
     for pattern in patterns:
         if pattern not in used:
             raise PlanError(f"exclude '{pattern}' fits no prunable weight{suggest(pattern, names)}")
@@ -59,9 +67,59 @@ def prunable(model: nn.Module, exclude: Iterable[str] = ()) -> dict[str, nn.Para
     out = {name: p for name, p in model.named_parameters() if id(p) in wanted.keys() - excluded}
     _refuse_aliases(out)
     if not out:
-        why = "all are excluded" if patterns else "it has no convolution and no linear layer"
+        why = (
+            "all are excluded"
+            if patterns
+            else "it has no convolution, linear or recurrent layer; include others by name"
+        )
         raise PlanError(f"the model has no prunable weight: {why}")
     return out
+
+
+def output_axes(model: nn.Module, include: Iterable[str] = ()) -> dict[str, int]:
+    """Returns {name: axis} of the weights whose output units do not lie along their first axis."""
+    axes = {}
+    for path, module in model.named_modules():
+        if isinstance(module, TRANSPOSED) or is_transposed_linear(module):
+            axes[f"{path}.weight" if path else "weight"] = 1
+    for pattern in [include] if isinstance(include, str) else include:
+        if axis := _axis(pattern)[1]:
+            axes |= {name: axis for name, _ in _included(model, [pattern]).values()}
+    return axes
+
+
+def _included(model: nn.Module, include: Iterable[str]) -> dict[int, tuple[str, nn.Parameter]]:
+    """Returns {id: (name, parameter)} of the parameters of two or more dimensions that the patterns fit."""
+    out: dict[int, tuple[str, nn.Parameter]] = {}
+    first = {id(p): name for name, p in model.named_parameters()}
+    wide = {
+        name: p for name, p in model.named_parameters(remove_duplicate=False) if is_lazy(p) or p.dim() > 1
+    }  # one name each, and those of shared ones
+    for given in [include] if isinstance(include, str) else include:
+        pattern, axis = _axis(given)
+        fits = {name: p for name, p in wide.items() if _fits(name, pattern)}
+        if not fits:
+            raise PlanError(f"include '{given}' fits no parameter of two or more dimensions{suggest(pattern, wide)}")
+        for name, parameter in fits.items():
+            if not is_lazy(parameter) and axis >= parameter.dim():
+                raise PlanError(f"include '{given}': '{name}' is {list(parameter.shape)}, which has no axis {axis}")
+            out[id(parameter)] = (first[id(parameter)], parameter)
+    return out
+
+
+def _axis(pattern: str) -> tuple[str, int]:
+    """Returns the pattern of names and the axis of `PATTERN@AXIS`, 0 where it names none."""
+    name, at, axis = pattern.rpartition("@")
+    if not at:
+        return pattern, 0
+    if not (name and axis.isdecimal() and axis.isascii()):
+        raise PlanError(f"include '{pattern}': after @ stands an axis, a whole number such as 1")
+    return name, int(axis)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Returns whether the pattern is of the parameter or of a module around it."""
+    return any(fnmatch.fnmatchcase(n, pattern) for n in _with_parents(name))
 
 
 def refuse_scripted(model: nn.Module) -> None:
@@ -78,11 +136,33 @@ def embeddings(model: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in found if weight is not None]
 
 
+def adapters(model: nn.Module) -> list[nn.Parameter]:
+    """Returns the parameters that peft's adapter layers (LoRA and its kin) add to the layers that they adapt."""
+    found: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        own = getattr(module, "adapter_layer_names", None)
+        if not isinstance(own, (tuple, list)) or not any(
+            k.__module__.startswith("peft.") for k in type(module).__mro__
+        ):
+            continue
+        for name in own:
+            part = getattr(module, name.partition(".")[0], None)
+            if isinstance(part, nn.Module):
+                found |= {id(p): p for p in part.parameters()}
+    return list(found.values())
+
+
 def weight_keys(module: nn.Module) -> list[str]:
     """Returns the names, within the module, of the weights that are prunable where they are ordinary parameters."""
     if isinstance(module, nn.MultiheadAttention):
         # an unused projection is registered as None; one that is not registered at all is parametrized
         return [key for key in ATTENTION if module._parameters.get(key, module) is not None]
+    if isinstance(module, nn.RNNBase):
+        return [name for name in module._flat_weights_names if name.startswith("weight_")]
+    if isinstance(module, nn.RNNCellBase):
+        return ["weight_ih", "weight_hh"]
+    if isinstance(module, nn.Bilinear) or is_transposed_linear(module):
+        return ["weight"]
     quantized = type(module).__module__.startswith(_QUANTIZED) and hasattr(module, "weight")
     return ["weight"] if isinstance(module, WEIGHTED) or quantized else []
 

@@ -14,7 +14,7 @@ from pruning import seeds, usercode
 from pruning.layers import CHANNEL_NORMS, WEIGHTED
 from pruning.models.check import check
 from pruning.models.lenet import lenet5, perceptron
-from pruning.models.libraries import timm_model, torchvision_model
+from pruning.models.libraries import timm_model, torchvision_model, transformers_model
 from pruning.models.resnet import resnet
 from pruning.models.resnet_cifar import resnet_cifar
 from pruning.models.vgg import vgg
@@ -53,6 +53,7 @@ FAMILIES: tuple[tuple[str, Callable[..., nn.Module]], ...] = (
     (r"wrn-(\d+)-(\d+)", wide_resnet),
     (r"torchvision:(.*)", torchvision_model),
     (r"timm:(.*)", timm_model),
+    (r"transformers:(.*)", transformers_model),
 )
 
 
@@ -121,7 +122,7 @@ def family(name: str) -> Callable[..., nn.Module]:
             return functools.partial(builder, *match.groups())
     raise PlanError(
         f"model '{name}' is unknown{suggest(name, MODELS)}; allowed: {', '.join(MODELS)}, "
-        "torchvision:NAME, timm:NAME, file.py:function or package.module:function"
+        "torchvision:NAME, timm:NAME, transformers:FOLDER, file.py:function or package.module:function"
     )
 
 

@@ -24,6 +24,20 @@ from pruning.plan.rules import Settings, check_method, check_options
 from pruning.registry import table
 
 
+class Adopted(Settings):
+    """Weights that were trained elsewhere: the SHA-256 of their file, and how they were taken.
+
+    `key` names the state dict in the file; `partial`: what did not fit stayed at its initialization; `zeros`: entries that are 0
+    are pruned; `schedule`: the training's settings of epochs and learning rates are those that the weights were trained with.
+    """
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    key: str | None = None
+    partial: bool = False
+    zeros: bool = False
+    schedule: bool = False
+
+
 class Train(Settings):
     """Trains a network from its initialization.
 
@@ -31,7 +45,8 @@ class Train(Settings):
     first with the lower rate. `epochs` is a :mod:`length <pruning.plan.lengths>`. `keep_epochs` lists the epochs after
     which the state is kept for rewinding; 0 is the initialization, 1.5 half-way through the second.
     A `method` prunes during training, with `method_options` of its own: to `sparsity` of all prunable weights where it
-    takes one, a goal. Weights that fit `exclude` stay dense and do not count.
+    takes one, a goal. Weights that fit `exclude` stay dense and do not count; `include`
+    names parameters that no known layer owns.
     """
 
     phase: Literal["train"] = "train"
@@ -69,6 +84,9 @@ class Train(Settings):
     method_options: dict[str, Option] = Field(default={})
     sparsity: Sparsity | None = None
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    allow_reparametrized: bool = False
+    adopted: Adopted | None = None  # weights from elsewhere, in place of a training
     code: dict[str, str] = Field(
         default={}
     )  # SHA-256 of the source files of what settings name as code of the user's own
@@ -108,8 +126,10 @@ class Train(Settings):
 class Prune(Settings):
     """Removes weights until `sparsity` of all prunable weights are gone: an absolute goal, not a share of what is left.
 
-    Prunable are the weights of all convolutions and linear layers, first and last included; biases, normalization and
-    embeddings are not. `exclude` holds name patterns of parameters that stay dense; they do not count in the sparsity.
+    Prunable are the weights of all convolutions, linear and recurrent layers, first and last included; biases, normalization
+    and embeddings are not. `exclude` holds name patterns of parameters that stay dense; they do not count in the sparsity.
+    `include` adds parameters of two or more dimensions by name, embeddings or stacked experts (`PATTERN@AXIS`: their output
+    units lie along that axis).
     `rounds` (re-scored each round), `scoring_mode` and `samples_per_class` None mean the criterion's own: one round but
     100 for synflow, eval mode, 10 examples of each class; a criterion that does not use one refuses it.
     `min_per_layer` weights stay in every layer; `layer_rates` {name or pattern: density} belongs to allocation "rates".
@@ -132,6 +152,8 @@ class Prune(Settings):
     filter_rates: FilterRates | None = None
     filter_level: Annotated[int, Field(ge=1)] | None = None
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    allow_reparametrized: bool = False
     rounds: Annotated[int, Field(ge=1)] | None = None
     scoring_mode: ScoringMode | None = None
     samples_per_class: Annotated[int, Field(ge=1)] | None = None
@@ -168,6 +190,10 @@ class Prune(Settings):
             )
         if self.filter_level is not None and self.filter_rates is None:
             raise ValueError("filter_level is not used without filter_rates")
+        if self.include:
+            raise ValueError(
+                f"include {list(self.include)} does not apply to filters, which are of convolutions and linear layers"
+            )
         if self.min_per_layer:
             raise ValueError(f"min_per_layer '{self.min_per_layer}' does not apply to filters; allowed: 0")
         for name in ("criterion", "allocation", "ablation"):
@@ -196,8 +222,8 @@ class Prune(Settings):
 class Retrain(Settings):
     """Trains a pruned network further, its masks held fixed; or a dense one, with a method that prunes during training.
 
-    `method`, `method_options`, `sparsity` and `exclude` are those of a training: Zimmer et al. (2023) try GSM and LC from a
-    trained network too. Optimizer, momentum and weight decay are the original training's.
+    `method`, `method_options`, `sparsity`, `exclude` and `include` are those of a training: Zimmer et al. (2023)
+    try GSM and LC from a trained network too. Optimizer, momentum and weight decay are the original training's.
     `epochs` None means the length of the original training. `technique` chooses the weights to start from and the
     learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
     to the tuned schedules. `optimizer_state` "keep" takes over the momenta that belong to the weights to start from (Renda
@@ -217,6 +243,8 @@ class Retrain(Settings):
     method_options: dict[str, Option] = Field(default={})
     sparsity: Sparsity | None = None
     exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    allow_reparametrized: bool = False
     code: dict[str, str] = Field(
         default={}
     )  # SHA-256 of the source files of what settings name as code of the user's own

@@ -43,11 +43,11 @@ def _kinds(annotation: Any) -> set[Any]:
 
 def check_method(phase: Any, otherwise: str) -> None:
     """Raises ValueError where a phase's method, its options and its goal do not fit; `otherwise` says how else to prune."""
-    if phase.method == "none" and (phase.method_options or phase.exclude):
-        unused = (
-            f"method_options {sorted(phase.method_options)}" if phase.method_options else f"exclude {phase.exclude}"
-        )
-        raise ValueError(f"{unused} are not used without a method")
+    for name in ("method_options", "exclude", "include"):
+        if phase.method == "none" and (given := getattr(phase, name)):
+            raise ValueError(
+                f"{name} {sorted(given) if isinstance(given, dict) else given} are not used without a method"
+            )
     entry = table("method").known(phase.method)
     if entry is None:  # the user's own, which says more when it is loaded
         return

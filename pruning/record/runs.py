@@ -31,7 +31,7 @@ CHAIN = 10_000  # runs in one history, at most
 
 RESULT_KEYS = (
     "run", "phase", "model", "data", "seed", "device", "backend", "epochs", "accuracy", "loss", "val_accuracy", "metric",
-    "metric_name", "metric_scale", "val_metric", "sparsity",
+    "metric_name", "metric_scale", "val_metric", "sparsity", "model_sparsity",
     "compression", "params", "nonzero", "macs", "sparse_macs", "speedup", "seconds", "images_per_second",
 )  # fmt: skip
 

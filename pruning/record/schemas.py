@@ -62,6 +62,18 @@ class PhaseRecord(BaseModel):
     seal: Name | None = None
 
 
+class Unpruned(BaseModel):
+    """A module's parameters of two or more dimensions that have no mask."""
+
+    model_config = ConfigDict(strict=True)
+
+    module: Name
+    type: Name
+    weights: Count
+    why: Name = ""
+    parameters: list[Name]
+
+
 class Summary(BaseModel):
     """summary.json: what readers of results rely on."""
 
@@ -82,6 +94,7 @@ class Summary(BaseModel):
     metric_scale: Number | None = None
     val_metric: Number | None = None
     sparsity: Number | None = None
+    model_sparsity: Number | None = None
     compression: Number | None = None
     params: Count | None = None
     nonzero: Count | None = None
@@ -91,6 +104,7 @@ class Summary(BaseModel):
     seconds: Number | None = None
     images_per_second: Number | None = None
     layers: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]] | None = None
+    unpruned: list[Unpruned] | None = None
     classes: Annotated[int, Field(ge=1)] | None = None
     task: Name = "classification"
     input: Shapes = None

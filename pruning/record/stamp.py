@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,10 @@ def stamp(phase: P) -> tuple[P, dict[str, str]]:
             digests[key] = sha
         else:
             digests.setdefault("code", {})[key] = sha
+    if isinstance(phase, Train) and phase.model.startswith("transformers:") and "config" not in phase.model_options:
+        file = Path(phase.model.partition(":")[2]) / "config.json"
+        if file.is_file():  # an edited configuration is another network
+            digests["model_options.config"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return (override(phase, digests) if digests else phase), paths
 
 

@@ -18,7 +18,7 @@ from pruning.study import search
 from pruning.study.spread import Spread, spread
 from pruning.training.methods import METHODS
 
-MEASURED = ("images_per_second", "accuracy", "metric", "speedup", "sparsity", "stability")
+MEASURED = ("images_per_second", "accuracy", "metric", "speedup", "sparsity", "model_sparsity", "stability")
 
 
 def with_goal(plan: Plan, sparsity: float) -> Plan:
@@ -54,7 +54,13 @@ def by_method(plan: Plan, methods: Sequence[str], sparsity: float | None) -> lis
     out = []
     for method in methods:
         goal = sparsity if METHODS.find(method).goal else None
-        options: dict[str, Any] = {"method": method, "method_options": {}, "sparsity": goal, "exclude": ()}
+        options: dict[str, Any] = {
+            "method": method,
+            "method_options": {},
+            "sparsity": goal,
+            "exclude": (),
+            "include": (),
+        }
         train = override(plan.train, {key: value for key, value in options.items() if value is not None})
         out.append(make(Plan, {"name": f"{plan.name}:{method}", "phases": [train]}))
     return out
@@ -203,6 +209,7 @@ def _result(folders: Sequence[Path], tuned: bool) -> dict[str, Any]:
         "metric_scale": last["metric_scale"],
         "speedup": last["speedup"],
         "sparsity": last["sparsity"],
+        "model_sparsity": last.get("model_sparsity"),
         "stability": None if before is None else stability(before, after),
         "epochs": lengths.total(summary["epochs"] for summary in summaries),
         "run": str(folders[-1]),

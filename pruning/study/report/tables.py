@@ -169,7 +169,7 @@ def runs_table(section: Section) -> Table:
     """Returns one line per run, as numbers, for other programs."""
     keys = ("accuracy", "val_accuracy", "metric", "val_metric", "loss",
             "sparsity", "compression", "speedup", "macs", "sparse_macs", "params", "nonzero",
-            "epochs", "seconds", "images_per_second", "device", "backend")  # fmt: skip
+            "epochs", "seconds", "images_per_second", "device", "backend", "model_sparsity")  # fmt: skip
     axes = list(section.axes)
     rows = []
     for row in section.rows:

@@ -120,6 +120,7 @@ def for_training(train: Train, steps_per_epoch: int) -> Method:
         weight_decay=train.weight_decay,
         sparsity=train.sparsity,
         exclude=train.exclude,
+        include=train.include,
     )
     own = options(train)
     try:

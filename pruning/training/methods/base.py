@@ -39,6 +39,7 @@ class Budget:
     weight_decay: float  # of the weights
     sparsity: float | None = None  # the goal, for the methods that take one
     exclude: tuple[str, ...] = ()  # patterns of weights that stay dense
+    include: tuple[str, ...] = ()  # patterns of parameters that are pruned besides the layers' weights
 
 
 class Options(BaseModel):

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from pruning.layers import TRANSPOSED
+from pruning.masks import output_axes
 from pruning.training.methods.base import Budget, Options
 from pruning.training.methods.reparametrized import Formula, Reparametrized, group
 from pruning.training.methods.step_function import Threshold
@@ -61,8 +61,9 @@ class DST(Reparametrized):
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns the group of the thresholds."""
-        transposed = {id(module.weight) for module in model.modules() if isinstance(module, TRANSPOSED)}
-        self.parametrize(model, lambda weight: Thresholded(weight, int(id(weight) in transposed)))
+        axes = output_axes(model, self.budget.include)
+        names = {id(p): name for name, p in model.named_parameters()}
+        self.parametrize(model, lambda weight: Thresholded(weight, axes.get(names[id(weight)], 0)))
         return [group((p for f in self.formulas.values() for p in f.parameters()), self.options.threshold_decay)]
 
     def penalty(self) -> Tensor:

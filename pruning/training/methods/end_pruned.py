@@ -28,7 +28,7 @@ class EndPruned(Method):
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns no groups."""
-        self.weights = dict(prunable(model, self.budget.exclude))
+        self.weights = dict(prunable(model, self.budget.exclude, self.budget.include))
         self.keep = keep_count(sum(weight.numel() for weight in self.weights.values()), self.goal)
         return []
 

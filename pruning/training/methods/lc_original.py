@@ -54,7 +54,7 @@ class LCOriginal(Method):
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns no groups; Delta starts as the pruned weights, lambda as 0."""
-        self.weights = dict(prunable(model, self.budget.exclude))
+        self.weights = dict(prunable(model, self.budget.exclude, self.budget.include))
         self.keep = keep_count(sum(weight.numel() for weight in self.weights.values()), self.goal)
         self.multipliers = [torch.zeros_like(weight) for weight in self.weights.values()]
         self._compress()

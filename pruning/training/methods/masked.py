@@ -31,7 +31,7 @@ class MaskedMethod(Method):
 
     def attach(self, model: nn.Module) -> list[dict[str, Any]]:
         """Returns no groups."""
-        self.weights = dict(prunable(model, self.budget.exclude))
+        self.weights = dict(prunable(model, self.budget.exclude, self.budget.include))
         self._zeros = [weight.new_zeros(()) for weight in self.weights.values()]
         return []
 

@@ -42,7 +42,7 @@ class Reparametrized(Method):
 
     def parametrize(self, model: nn.Module, make: Callable[[nn.Parameter], Formula]) -> None:
         """Gives every prunable weight of the model the formula that `make` returns for it; a shared weight has one."""
-        self.weights = dict(prunable(model, self.budget.exclude))
+        self.weights = dict(prunable(model, self.budget.exclude, self.budget.include))
         names = {id(weight): name for name, weight in self.weights.items()}
         self.formulas = {name: make(weight).to(weight.device) for name, weight in self.weights.items()}
         for module in list(model.modules()):
