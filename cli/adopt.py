@@ -16,6 +16,7 @@ from .inputs import given, load_plan, merged
 from .output import emit, emit_json
 from .screen import Screen
 from .shared import SharedAnew, shared_options
+from .work import refuse_dry_download
 
 
 @shared_options
@@ -85,6 +86,7 @@ def adopt(
     (lr-rewind, llr, allr) need them: --set epochs=90 --set lr=0.1 --set milestones=[30,60], or --recipe. Weights cannot be
     rewound, as no earlier state is known.
     """
+    refuse_dry_download(shared.dry_run, shared.download)
     changes = merged(given(model=model, data=data, seed=seed), settings)
     for name in ("method", "adopted", "keep_epochs", "keep_steps"):
         if name in changes:

@@ -14,6 +14,7 @@ from . import formats, options, screen_tables
 from .inputs import length, load_plan, merged
 from .output import emit, emit_json
 from .screen import Screen
+from .work import refuse_dry_download
 
 COMPARISON = "Comparison"
 
@@ -55,6 +56,7 @@ def compare_plans(
     out: options.Out = Path("runs"),
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     trust_code: options.TrustCode = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -89,7 +91,8 @@ def compare_plans(
         if lost := [m for m in method if METHODS.find(m).goal and not goals]:
             raise PlanError(f"method '{lost[0]}' needs a goal: give --sparsity")
         plans = [new for old in plans for new in compare.by_method(old, method, goals[0] if goals else None)]
-    where: dict[str, Any] = {"device": device, "data_dir": data_dir, "trust_code": trust_code}
+    refuse_dry_download(dry_run, download)
+    where: dict[str, Any] = {"device": device, "data_dir": data_dir, "download": download, "trust_code": trust_code}
     if dry_run:
         planned = compare.planned(plans, goals, _seeds(seeds), out, finetune_epochs=length(finetune_epochs), **where)
         if json:

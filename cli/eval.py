@@ -14,6 +14,7 @@ def evaluate(
     run: options.Run,
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -26,8 +27,9 @@ def evaluate(
     from pruning import engine
 
     folder = run_folder(run)
+    where = {"device": device, "data_dir": data_dir, "download": download, "trust_code": trust_code}
     with Screen(quiet=quiet) as screen:
-        result = engine.evaluate_run(folder, device=device, data_dir=data_dir, trust_code=trust_code, tell=screen.tell)
+        result = engine.evaluate_run(folder, tell=screen.tell, **where)
     if json:
         emit_json(runs.result(result))
         return

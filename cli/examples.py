@@ -52,6 +52,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "prune flops --model lenet-5 --data digits",
     ),
     "shrink": ("prune train digits | prune prune - --structure filters --sparsity 0.5 | prune shrink -",),
+    "export": (
+        "prune export runs/RUN --out lenet.safetensors",
+        "prune train digits | prune prune - --sparsity 0.9 | prune export - --format onnx",
+    ),
     "show": ("prune show runs/RUN", "prune show runs/RUN --layers --plot layers.svg"),
     "schedule": (
         "prune schedule lrw slr clr llr --epochs 60 --original-epochs 200 --milestones 90,180",

@@ -63,6 +63,7 @@ def flops(
         ),
     ] = "true",
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     trust_code: options.TrustCode = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -80,6 +81,8 @@ def flops(
         raise PlanError(
             f"convention '{convention}' is unknown{suggest(convention, known)}; allowed: {', '.join(known)}"
         )
+    if download and data is None:
+        raise typer.BadParameter("--download is for --data")
     if run is not None:
         folder = run_folder(run)
         report = of_run(folder, convention, trust_code)
@@ -90,7 +93,8 @@ def flops(
         if data is not None:
             if classes is not None:
                 raise typer.BadParameter("--classes is for --input; --data has its own")
-            report, left = _of_training(str(model), data, settings or (), data_dir, convention)
+            where = {"data_dir": data_dir, "download": download, "tell": Screen(quiet=quiet).tell}
+            report, left = _of_training(str(model), data, settings or (), where, convention)
         else:
             image = shape(str(size))
             if ":" not in str(model) and len(image) != 3:
@@ -117,7 +121,7 @@ def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> 
 
 
 def _of_training(
-    model: str, data: str, pairs: Sequence[str], data_dir: Path | None, convention: str
+    model: str, data: str, pairs: Sequence[str], where: dict[str, Any], convention: str
 ) -> tuple[Any, Any]:
     """Returns the count of the network that a training would begin with, on one example of its data, and what is left dense."""
     from pruning.engine.session import open_session, workbench
@@ -130,9 +134,9 @@ def _of_training(
     own = {key: value for key, value in changes.items() if key.partition(".")[0] in plan.Train.model_fields}
     own |= {f"model_options.{key}": value for key, value in changes.items() if key not in own}
     train, code = stamp(plan.override(phase, own))
-    where = workbench(open_session("cpu", data_dir), train, code, None)
-    network = where.build(train.seed).eval()
-    return count_macs(network, where.data.example(), convention=convention), unpruned(network, prunable(network))
+    bench = workbench(open_session("cpu", **where), train, code, None)
+    network = bench.build(train.seed).eval()
+    return count_macs(network, bench.data.example(), convention=convention), unpruned(network, prunable(network))
 
 
 def _of_model(name: str, size: tuple[int, ...], classes: int, pairs: Sequence[str], convention: str) -> tuple[Any, Any]:

@@ -55,6 +55,11 @@ def times(value: float | None) -> str:
     return NONE if value is None else f"{value:.3g}x" if value < 1000 else f"{value:.0f}x"
 
 
+def megabytes(size: int) -> str:
+    """Returns a number of bytes in units of a million, `1.25 MB`; a dash where it is not known."""
+    return f"{size / 1e6:,.4g} MB" if size else NONE
+
+
 def duration(seconds: float | None) -> str:
     """Returns `20 ms`, `3.2 s`, `4 min 10 s` or `2 h 5 min`."""
     if seconds is None:

@@ -33,6 +33,12 @@ def run_folder(text: str) -> Path:
     return path
 
 
+def network_folder(text: str) -> Path:
+    """Returns what :func:`run_folder` does, or the folder of a shrunk network."""
+    path = Path(_from_stdin() if text == "-" else text)
+    return path if (path / "shrink.json").is_file() else run_folder(str(path))
+
+
 def _from_stdin() -> str:
     if sys.stdin is None or sys.stdin.isatty():
         raise PlanError(

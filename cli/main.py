@@ -18,6 +18,7 @@ from .doctor import doctor
 from .errors import Commands, on_sigterm
 from .eval import evaluate
 from .examples import epilog
+from .export import export
 from .flops import flops
 from .iterate import iterate
 from .list import list_kinds
@@ -75,6 +76,7 @@ COMMANDS: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("run", WORK, run),
     ("sweep", WORK, sweep_study),
     ("shrink", WORK, shrink),
+    ("export", WORK, export),
     ("compare", WORK, compare_plans),
     ("eval", LOOK, evaluate),
     ("flops", LOOK, flops),

@@ -260,6 +260,14 @@ DataDir = Annotated[
     Path | None,
     Option(metavar="DIR", help="Where data sets lie." + default("$PRUNE_DATA, or data"), rich_help_panel=PLACE),
 ]
+Download = Annotated[
+    bool,
+    flag(
+        "--download",
+        "Fetch the data set where it is missing: cifar10, cifar100, mnist, fashion-mnist (extra: vision).",
+        PLACE,
+    ),
+]
 TrustCode = Annotated[
     bool, flag("--trust-code", "Execute the model or data code that a run from elsewhere names.", PLACE)
 ]

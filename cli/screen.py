@@ -14,11 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from pruning.events import EpochDone, Event, PhaseDone, PhaseStarted, Warned
+from pruning.events import Downloading, EpochDone, Event, PhaseDone, PhaseStarted, Warned
 from pruning.events import Progress as Advanced
 from pruning.plan.lengths import counted
 
-from .formats import duration, metric, metric_name, sparsity
+from .formats import duration, megabytes, metric, metric_name, sparsity
 
 PLAIN_WIDTH = 200  # of a log file: a table's line is not broken at a terminal's edge that is not there
 
@@ -73,6 +73,8 @@ class Screen:
                 self._started(event)
             case Advanced(done=done, total=total, unit=unit):
                 self._bar(done, total, unit)
+            case Downloading(url=url, folder=folder, size=size):
+                self.line(f"{'download':<8} {escape(url)} ({megabytes(size)}) to {escape(folder)}")
             case EpochDone():
                 if self.present is not None:
                     self.bars.update(self.present, note=_note(event, self.epochs))
@@ -86,6 +88,8 @@ class Screen:
         self.epochs = event.epochs
         if event.reused:
             return
+        if self.present is not None:  # of what went before the phase
+            self.bars.remove_task(self.present)
         if self.bars.disable and event.epochs:
             resumed = f", resumed after epoch {event.epoch}" if event.epoch else ""
             length = f"{counted(round(event.epochs, 4), 'epoch')}, {counted(event.steps, 'step')}"

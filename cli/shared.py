@@ -19,6 +19,7 @@ class Shared:
     out: options.OutBeside = None
     device: options.Device = "auto"
     data_dir: options.DataDir = None
+    download: options.Download = False
     trust_code: options.TrustCode = False
     dry_run: options.DryRun = False
     track: options.Track = None
@@ -28,8 +29,8 @@ class Shared:
 
     @property
     def where(self) -> dict[str, Any]:
-        """Returns the engine's keywords device, data_dir and trust_code."""
-        return {"device": self.device, "data_dir": self.data_dir, "trust_code": self.trust_code}
+        """Returns the engine's keywords device, data_dir, download and trust_code."""
+        return {key: getattr(self, key) for key in ("device", "data_dir", "download", "trust_code")}
 
 
 @dataclass(frozen=True)

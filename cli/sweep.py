@@ -21,6 +21,7 @@ from .formats import duration, metric, sparsity
 from .output import emit, emit_json
 from .screen import Screen
 from .screen_tables import Table
+from .work import refuse_dry_download
 
 STUDY = "Study"
 
@@ -94,6 +95,7 @@ def sweep_study(
     out: options.Out = Path("runs"),
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
+    download: options.Download = False,
     trust_code: options.TrustCode = False,
     dry_run: options.DryRun = False,
     json: options.Json = False,
@@ -106,6 +108,11 @@ def sweep_study(
     only what hangs on it. The result is the path of the study's record, from which `prune report` draws tables and figures.
     """
     EXECUTORS.known(executor)
+    refuse_dry_download(dry_run, download)
+    if download and emit_slurm:
+        raise typer.BadParameter(
+            "--emit-slurm runs nothing: give --download without it, before the script is submitted"
+        )
     loaded = sweep.load_study(study)
     points = sweep.expand(loaded, scale)
     if study.endswith(".toml"):
@@ -135,6 +142,8 @@ def sweep_study(
         }
         emit_json(facts) if json else emit(str(out / "studies" / f"{loaded.name}.json"))
         return
+    if download:
+        _fetch(mine, data_dir, quiet)
     record = sweep.write_record(loaded, points, graph, out, scale)
     where = {
         "device": device,
@@ -155,6 +164,16 @@ def sweep_study(
             "could not begin; the first, "
             f"{out / run}: {error} (--retry-failed tries again)"
         )
+
+
+def _fetch(graph: sweep.Graph, data_dir: Path | None, quiet: bool) -> None:
+    """Fetches the study's data sets that are missing, once and before its phases begin side by side."""
+    from pruning.data.downloading import DOWNLOADS, fetch
+
+    named = list(dict.fromkeys(node.train.data for node in graph.nodes.values()))
+    with Screen(quiet=quiet) as screen:
+        for name in [name for name in named if name in DOWNLOADS] or named:  # the latter says what can be fetched
+            fetch(name, data_dir, screen.tell)
 
 
 def _command(study: str, scale: float, out: Path, device: str, data_dir: Path | None, trust_code: bool) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
 from pruning.plan import PHASES, Phase, Plan
 from pruning.record import runs
 
@@ -14,11 +16,18 @@ from .screen import Screen
 from .shared import Shared
 
 
+def refuse_dry_download(dry_run: bool, download: bool) -> None:
+    """Raises a usage error where files are asked for and nothing may be written."""
+    if dry_run and download:
+        raise typer.BadParameter("--download writes files and --dry-run writes nothing: give one of them")
+
+
 def carry_out(work: Plan | Sequence[Phase], parent: Path | None, out: Path, shared: Shared) -> None:
     """Carries out a plan, or phases each on the one before, and prints the last run; or shows what would be done."""
     from pruning import engine
 
     phases = list(work.phases if isinstance(work, Plan) else work)
+    refuse_dry_download(shared.dry_run, shared.download)
     if shared.dry_run:
         rows = engine.preview(phases, parent, out, **shared.where)
         if shared.json:

@@ -29,6 +29,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Downloading:
+    """A file of a data set begins to arrive from `url`, to lie in `folder`; of `size` bytes, 0 where that is not known."""
+
+    url: str
+    folder: str
+    size: int
+
+
+@dataclass(frozen=True)
 class EpochDone:
     """The line that went to log.jsonl: epoch, step, lr, train_loss, val_metric, density, seconds, images_per_second ...
 
@@ -56,7 +65,7 @@ class PhaseDone:
     reused: bool = False
 
 
-Event = PhaseStarted | Progress | EpochDone | Warned | PhaseDone
+Event = PhaseStarted | Progress | Downloading | EpochDone | Warned | PhaseDone
 Tell = Callable[[Event], None]
 
 

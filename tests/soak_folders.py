@@ -33,6 +33,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("prune", "RUN", "--sparsity", "0.9", "--device", "cpu"),
     ("retrain", "RUN", "--epochs", "1", "--device", "cpu"),
     ("shrink", "RUN"),
+    ("export", "RUN"),
     ("run", "PLAN", "--out", "OUT", "--device", "cpu"),
     ("load_shrunk",),
 )
@@ -126,6 +127,8 @@ def outcome(out: Path, command: tuple[str, ...], name: str) -> tuple[int, Any, s
         result = [value[key] for key in NUMBERS]
     elif command[0] in ("prune", "retrain", "shrink"):
         result = tensors(path for path in out.iterdir() if path not in before)
+    elif command[0] == "export" and code == 0:
+        result = Path(told.strip()).read_bytes()
     elif command[0] == "run":
         # a finished run is named, not read
         result = tensors(path for path in out.glob("*-retrain-*") if path not in finished)

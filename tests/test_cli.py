@@ -380,9 +380,23 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "find", find)
     monkeypatch.setattr(engine, "advance", advance)
     monkeypatch.setattr(engine, "run", run)
+    monkeypatch.setattr(engine, "adopt", lambda train, out, weights, **options: advance(train, None, out))
     small = {"layers": {}, "params": [2, 1], "macs": [2, 1], "difference": 0.0, "examples": 8}
     monkeypatch.setattr(engine, "shrink_run", lambda folder, to, **options: folder)
     monkeypatch.setattr(engine, "read_shrunk", lambda folder: small)
+    written = {
+        "path": "x",
+        "model": "m",
+        "bytes": 1,
+        "tensors": 1,
+        "params": 1,
+        "nonzero": 1,
+        "sparsity": 0.0,
+        "model_sparsity": 0.0,
+        "pruned": 0,
+    }
+    written |= {"format": "onnx", "difference": 0.0, "examples": 4, "loading": "", "unchanged": False}
+    monkeypatch.setattr(engine, "export_run", lambda folder, format, to, **options: written)
     monkeypatch.setattr(engine, "evaluate_run", lambda folder, **options: {**runs.read_summary(folder)})
 
 
@@ -476,10 +490,10 @@ def test_commands_that_train_or_prune_end_with_the_same_options() -> None:
 
     commands = get_command(app).commands  # type: ignore[attr-defined]
     ends = {
-        name: [p.name for p in commands[name].params][-9:] for name in ("train", "run", "prune", "retrain", "iterate")
+        name: [p.name for p in commands[name].params][-10:] for name in ("train", "run", "prune", "retrain", "iterate")
     }
     assert set(map(tuple, ends.values())) == {
-        ("out", "device", "data_dir", "trust_code", "dry_run", "track", "json", "quiet", "debug")
+        ("out", "device", "data_dir", "download", "trust_code", "dry_run", "track", "json", "quiet", "debug")
     }
     outs = {name: next(p.default for p in commands[name].params if p.name == "out") for name in ends}
     assert outs == {"train": Path("runs"), "run": Path("runs"), "prune": None, "retrain": None, "iterate": None}

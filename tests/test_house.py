@@ -39,7 +39,7 @@ ROOMS = {
         {"runs"},
         {"checkpoint", "environment", "stamp", "kept"},
         {"trust", "whole"},
-        {"resuming", "verify", "foreign"},
+        {"resuming", "verify", "placing", "foreign"},
     ),
     "deciding": (
         {"criteria", "allocation", "ablations", "arguments"},

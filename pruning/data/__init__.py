@@ -22,10 +22,10 @@ from pruning.plan import PlanError, suggest
 
 DATASETS: dict[str, str] = {
     "digits": "scikit-learn's digits, 1,797 images of 1x8x8 in 10 classes; no download (extra 'demo')",
-    "cifar10": "CIFAR-10, 60,000 images of 3x32x32 in 10 classes",
-    "cifar100": "CIFAR-100, 60,000 images of 3x32x32 in 100 classes",
-    "mnist": "MNIST, 70,000 images of 1x28x28 in 10 classes",
-    "fashion-mnist": "Fashion-MNIST, 70,000 images of 1x28x28 in 10 classes",
+    "cifar10": "CIFAR-10, 60,000 images of 3x32x32 in 10 classes; --download fetches it",
+    "cifar100": "CIFAR-100, 60,000 images of 3x32x32 in 100 classes; --download fetches it",
+    "mnist": "MNIST, 70,000 images of 1x28x28 in 10 classes; --download fetches it",
+    "fashion-mnist": "Fashion-MNIST, 70,000 images of 1x28x28 in 10 classes; --download fetches it",
     "folder": "a tree of images, DIR/train/CLASS/*.jpg, val and test likewise (extra 'vision')",
 }
 

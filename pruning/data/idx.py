@@ -16,14 +16,15 @@ from pruning.data import places
 from pruning.data.source import Pair, Source
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+MNIST = places.Layout(("mnist", "MNIST/raw"), FILES)
+FASHION_MNIST = places.Layout(("fashion-mnist", "FashionMNIST/raw"), FILES)
 LARGEST = 2**30  # bytes; a header that promises more is a wrong one
 
 
 def mnist(data_dir: Path | str | None) -> Source:
     """Returns MNIST: 60,000 training and 10,000 test images of 1x28x28 in ten classes."""
     how = "download its four files (train-images-idx3-ubyte.gz ...) from https://yann.lecun.com/exdb/mnist or a mirror"
-    folders = ("mnist", "MNIST/raw")
-    return _source("mnist", data_dir, folders, how, mean=0.1307, std=0.3081)
+    return _source("mnist", data_dir, MNIST, how, mean=0.1307, std=0.3081)
 
 
 def fashion_mnist(data_dir: Path | str | None) -> Source:
@@ -31,14 +32,11 @@ def fashion_mnist(data_dir: Path | str | None) -> Source:
     how = (
         "download its four files (train-images-idx3-ubyte.gz ...) from https://github.com/zalandoresearch/fashion-mnist"
     )
-    folders = ("fashion-mnist", "FashionMNIST/raw")
-    return _source("fashion-mnist", data_dir, folders, how, mean=0.2860, std=0.3530)
+    return _source("fashion-mnist", data_dir, FASHION_MNIST, how, mean=0.2860, std=0.3530)
 
 
-def _source(
-    name: str, data_dir: Path | str | None, folders: tuple[str, ...], how: str, mean: float, std: float
-) -> Source:
-    _, paths = places.find(name, data_dir, (places.Layout(folders, FILES),), how)
+def _source(name: str, data_dir: Path | str | None, layout: places.Layout, how: str, mean: float, std: float) -> Source:
+    _, paths = places.find(name, data_dir, (layout,), how)
     return Source(_pair(name, *paths[:2]), None, _pair(name, *paths[2:]), 10, mean=(mean,), std=(std,))
 
 

@@ -23,27 +23,39 @@ def data_folder(data_dir: Path | str | None) -> Path:
     return Path(data_dir or os.environ.get("PRUNE_DATA") or "data").expanduser()
 
 
-def find(name: str, data_dir: Path | str | None, layouts: Sequence[Layout], how: str) -> tuple[Layout, list[Path]]:
-    """Returns the first layout that lies in the data folder or in one of its usual subfolders, and its files' paths.
+def look(root: Path, layouts: Sequence[Layout]) -> tuple[Layout, list[Path]] | None:
+    """Returns the first layout that lies in the folder or in one of its usual subfolders, and its files' paths, or None.
 
-    A file may be compressed as NAME.gz. Raises PlanError that says what is expected where, and `how` to get it.
+    A file may be compressed as NAME.gz.
     """
-    root = data_folder(data_dir)
-    lacking = ""
     for layout in layouts:
-        for folder in [*(root / sub for sub in layout.folders), root]:
-            paths = [_present(folder, file) for file in layout.files]
-            found = [path for path in paths if path is not None]
-            if len(found) == len(paths):
+        for folder in (*(root / sub for sub in layout.folders), root):
+            found = [path for file in layout.files if (path := _present(folder, file)) is not None]
+            if len(found) == len(layout.files):
                 return layout, found
-            if found and not lacking:
-                absent = [file for file, path in zip(layout.files, paths, strict=True) if path is None]
-                lacking = f" ({folder} lacks {', '.join(absent)})"
+    return None
+
+
+def find(name: str, data_dir: Path | str | None, layouts: Sequence[Layout], how: str) -> tuple[Layout, list[Path]]:
+    """Returns what :func:`look` finds in the data folder; PlanError says what is expected where, and `how` to get it."""
+    root = data_folder(data_dir)
+    if (found := look(root, layouts)) is not None:
+        return found
     wanted = " or ".join(f"{_summary(layout.files)} in {root / layout.folders[0]}" for layout in layouts)
     raise PlanError(
-        f"data set '{name}' is not in {root}{lacking}: expected {wanted}, or in {root} itself; {how}; "
-        "--data-dir or PRUNE_DATA names the folder"
+        f"data set '{name}' is not in {root}{_lacking(root, layouts)}: expected {wanted}, or in {root} itself; "
+        f"--download fetches it there (extra 'vision'), or {how}; --data-dir or PRUNE_DATA names the folder"
     )
+
+
+def _lacking(root: Path, layouts: Sequence[Layout]) -> str:
+    """Returns which files are absent beside others that are there, in brackets, or nothing."""
+    for layout in layouts:
+        for folder in (*(root / sub for sub in layout.folders), root):
+            absent = [file for file in layout.files if _present(folder, file) is None]
+            if 0 < len(absent) < len(layout.files):
+                return f" ({folder} lacks {', '.join(absent)})"
+    return ""
 
 
 def read(name: str, path: Path) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.engine import adopting
+from pruning.engine.exporting import export_run
 from pruning.engine.lookahead import check_retrain, look_ahead, preview
 from pruning.engine.phases import Job, dense_schedule, prepare
 from pruning.engine.reading import evaluate_run, load_model, structure
@@ -25,7 +26,8 @@ from pruning.record.environment import environment
 from pruning.record.stamp import stamp
 
 __all__ = [
-    "Job", "adopt", "advance", "dense_schedule", "evaluate_run", "load_model", "load_shrunk", "preview", "read_shrunk", "run",
+    "Job", "adopt", "advance", "dense_schedule", "evaluate_run", "export_run", "load_model", "load_shrunk", "preview",
+    "read_shrunk", "run",
     "shrink_run", "structure",
 ]  # fmt: skip
 
@@ -51,7 +53,8 @@ def advance(phase: Phase, parent: Path | None, out: Path, *, intact: bool = Fals
     With `intact` a finished run whose tensors were dropped is made again.
 
     Options: device ("auto", "cpu", "cuda:0"), data_dir, trust_code, tell (a listener for :mod:`pruning.events`), track
-    (None or "tensorboard"). Raises PlanError, before anything is written, for whatever cannot be done.
+    (None or "tensorboard"), download (fetch a data set that is missing). Raises PlanError, before anything is written,
+    for whatever cannot be done.
     """
     return _advance(open_session(**options), phase, parent, Path(out), intact)
 

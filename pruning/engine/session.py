@@ -13,6 +13,7 @@ from torch import nn
 
 from pruning import data, models, usercode
 from pruning.data import Data, data_folder
+from pruning.data.downloading import fetch
 from pruning.engine import trial
 from pruning.events import Tell, Warned, silent
 from pruning.models.check import buffers_kept
@@ -33,6 +34,7 @@ class Session:
     trust_code: bool
     tell: Tell
     track: str | None
+    download: bool = False
     loaded: dict[str, Data] = field(default_factory=dict)
     weights: Foreign | None = None  # trained elsewhere, for the run that adopts them
 
@@ -123,11 +125,13 @@ def open_session(
     trust_code: bool = False,
     tell: Tell = silent,
     track: str | None = None,
+    download: bool = False,
 ) -> Session:
     """Returns a session; raises PlanError for a device or a tracker that is not there."""
     if track not in (None, "tensorboard"):
         raise PlanError(f"tracker '{track}' is unknown; allowed: tensorboard")
-    return Session(find_device(device), None if data_dir is None else Path(data_dir), trust_code, tell, track)
+    where = None if data_dir is None else Path(data_dir)
+    return Session(find_device(device), where, trust_code, tell, track, download)
 
 
 def find_device(name: str) -> torch.device:
@@ -184,6 +188,8 @@ def workbench(session: Session, train: Train, code: dict[str, str], data_dir: st
     keys = ("data", "data_options", "split", "augment", "normalize", "seed")
     key = json.dumps([train.model_dump(include=set(keys)), str(where), code.get("data_code")], sort_keys=True)
     if key not in session.loaded:
+        if session.download:
+            fetch(train.data, where, session.tell)
         session.loaded[key] = data.load(
             place(train.data, code.get("data_code")),
             where,
@@ -223,8 +229,8 @@ def find_task(named: Any, path: str | None = None) -> tuple[Task, str]:
     return task, name
 
 
-def build_recorded(session: Session, run: Path) -> nn.Module:
-    """Returns the finished run's network on the device, freshly initialized; needs no data."""
+def build_recorded(session: Session, run: Path, seed: int | None = None) -> nn.Module:
+    """Returns the finished run's network on the device, freshly initialized (from its own seed or another); needs no data."""
     train, code, _ = recorded(session, run)
     summary = runs.read_summary(run)
     shape = summary["input"]
@@ -235,7 +241,7 @@ def build_recorded(session: Session, run: Path) -> nn.Module:
         options=train.model_options,
         weight_init=train.weight_init,
         norm_init=train.norm_init,
-        seed=train.seed,
+        seed=train.seed if seed is None else seed,
         trial=trial.of_record(summary),
     )
     return network.to(session.device)

@@ -16,6 +16,7 @@ from pruning.plan.names import (
     Convention,
     Criterion,
     DataName,
+    ExportFormat,
     FilterNorm,
     FilterRates,
     LrSchedule,
@@ -41,7 +42,7 @@ from pruning.plan.rules import Settings
 
 __all__ = [
     "CODED", "PHASES", "PHASE_NAMES", "SCHEMA", "Ablation",
-    "Allocation", "Convention", "Criterion", "DataName", "FilterNorm",
+    "Allocation", "Convention", "Criterion", "DataName", "ExportFormat", "FilterNorm",
     "FilterRates", "Iterate", "LrSchedule", "MethodName", "ModelName",
     "NonNegative", "Optimizer", "Option", "Phase", "Plan", "PlanError", "Positive", "Precision", "Prune", "Retrain",
     "RetrainSchedule", "ScoringMode", "Settings", "Sparsity", "SplitRule", "Structure", "Technique", "Train",

@@ -18,6 +18,7 @@ ModelName = Literal[
 ]  # fmt: skip
 DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "folder"]
 Convention = Literal["true", "weights", "shrinkbench"]
+ExportFormat = Literal["safetensors", "torch", "hf", "onnx"]
 Criterion = Literal["magnitude", "random", "snip", "grasp", "grasp-inverted", "grasp-magnitude", "synflow"]
 Ablation = Literal["shuffle", "shuffle-across", "random-counts", "reinit", "invert", "normal-init"]
 Allocation = Literal["global", "uniform", "uniform+", "erk", "lamp", "rates"]

@@ -26,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        os.chmod(part, 0o666 & ~_umask())  # mkstemp's own mode keeps others out
+        os.chmod(part, 0o666 & ~umask())  # mkstemp's own mode keeps others out
         os.replace(part, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -56,7 +56,8 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """Returns the permissions that files of this process are made without."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
