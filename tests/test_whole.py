@@ -93,6 +93,14 @@ def engine_prune(sparsity: float) -> Any:
     return Prune(sparsity=sparsity)
 
 
+def test_verify_tells_of_a_whole_run_that_was_renamed(prune: Prune, chain: list[Path]) -> None:
+    last = chain[2].rename(chain[2].with_name(f"{chain[2].name}x"))
+    told = prune("verify", last.parent)
+    assert told.code == 0
+    assert told.out.startswith("3 whole")
+    assert f"it was renamed: its settings name it '{chain[2].name}'" in " ".join(told.err.split())
+
+
 def test_verify_tells_whole_unfinished_damaged_and_orphaned(prune: Prune, chain: list[Path]) -> None:
     out = chain[0].parent
     assert prune("verify", out, "--json").json["whole"] == 3

@@ -42,7 +42,13 @@ def verify(run: Path) -> Found:
             whole.held(run, path.name)
     except PlanError as error:
         return Found(run, "damaged", str(error))
-    return Found(run, "whole")
+    return Found(run, "whole", _renamed(run))
+
+
+def _renamed(run: Path) -> str:
+    """Returns what is to be said of a folder whose name is not the one that its settings give it; else nothing."""
+    name = runs.folder_name(runs.read_phase(run), runs.train_settings(run), runs.read_record(run)["digest"])
+    return "" if run.name == name else f"it was renamed: its settings name it '{name}'"
 
 
 def _parents(run: Path) -> bool:
