@@ -15,7 +15,7 @@ $(VENV)/.installed: $(SOURCES)
 
 # The extras of the tests and linters, for the package that is installed already.
 $(VENV)/.tested: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet "pruning[onnx,ray,structured,timm,vision,test,lint]"
+	$(BIN)/python -m pip install --quiet "pruning[onnx,ray,structured,timm,transformers,vision,test,lint]"
 	touch $@
 
 demo: $(VENV)/.installed
