@@ -1,4 +1,4 @@
-"""MACs of networks of torchvision, timm and transformers are those of torch's counter, and fvcore's but for what it counts besides."""
+"""MACs of networks are those of torch's counter, and fvcore's but for what it counts besides or leaves out."""
 
 from __future__ import annotations
 
