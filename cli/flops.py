@@ -115,7 +115,7 @@ def of_run(folder: Path, convention: str = "true", trust_code: bool = False) -> 
     from pruning.flops import count_macs
 
     network = engine.load_model(folder, trust_code=trust_code)
-    summary = runs.read_summary(folder)
+    summary = runs.read_network(folder)
     example = trees.blank(summary["input"], summary.get("input_types"))
     return count_macs(network, example, convention=convention)
 

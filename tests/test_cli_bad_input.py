@@ -50,7 +50,7 @@ CASES: dict[str, tuple[int, tuple[str, ...]]] = {
     "prune DENSE --sparsity 0.5 --ablation shufle": (1, ("ablation 'shufle'", "did you mean 'shuffle'?")),
     "retrain PRUNED --technique lr-rewnd": (1, ("technique 'lr-rewnd'", "did you mean 'lr-rewind'?")),
     "retrain PRUNED --schedule lr": (1, ("schedule 'lr' is unknown", "allowed: ft, lrw")),
-    "flops --model lenet-5 --input 1x28x28 --convention thop": (1, ("convention 'thop'", "true, shrinkbench")),
+    "flops --model lenet-5 --input 1x28x28 --convention thop": (1, ("convention 'thop'", "true, weights, shrinkbench")),
     "list modles": (1, ("kind 'modles' is unknown", "did you mean 'models'?")),
     "list runs --where sparsty=0.9": (1, ("key 'sparsty'", "did you mean 'sparsity'?")),
     "list runs --where sparsity": (1, ("--where takes KEY=VALUE", "'sparsity'")),

@@ -294,6 +294,59 @@ def test_bad_handles_are_refused(handles: dict[str, Any], says: str) -> None:
         count_macs(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), torch.randn(1, 2), handles=handles)
 
 
+@pytest.mark.parametrize("kind", ["linear", "attention", "cell", "experts"])
+def test_weights_that_autocast_casts_count_as_weights(kind: str) -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.inner = {
+                "linear": nn.Linear(8, 8),
+                "attention": attention,
+                "cell": nn.LSTMCell(8, 8),
+                "experts": Experts(True),
+            }[kind]
+
+        def forward(self, x: Tensor) -> Any:
+            with torch.autocast("cpu", torch.bfloat16):
+                args = (x, x, x) if kind == "attention" else (x[:, 0],) if kind == "cell" else (x,)
+                return self.inner(*args)
+
+    model, x = Cast(), torch.randn(1, 6 if kind == "experts" else 8, 8)
+    masks = pruning.prune(model, 0.75, include=["*stack"] if kind == "experts" else ())
+    report, weights = count_macs(model, x), count_macs(model, x, convention="weights")
+    assert weights.macs > weights.sparse_macs
+    assert weights.speedup == pytest.approx(count_macs(model.inner, *plain(kind, x), convention="weights").speedup)
+    assert report.nonzero == report.params - masks.total + masks.kept
+
+
+def plain(kind: str, x: Tensor) -> tuple[Any, ...]:
+    return ((x, x, x),) if kind == "attention" else (x[:, 0],) if kind == "cell" else (x,)
+
+
+def test_sparse_tensors_do_not_stop_the_count_and_large_distances_are_counted() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.sparse.mm(torch.eye(30).to_sparse(), self.fc(x[0]))
+            return torch.cdist(x, torch.ones(40, 4))
+
+    report = count_macs(Graph(), torch.randn(1, 30, 4))
+    assert report.macs >= 30 * 16 + 30 * 40 * 4
+
+
+def test_a_handle_that_fails_is_named() -> None:
+    with pytest.raises(PlanError, match=r"the handle of 'aten::relu' fails: ZeroDivisionError"):
+        count_macs(
+            nn.Sequential(nn.Linear(2, 2), nn.ReLU()),
+            torch.randn(1, 2),
+            handles={"aten::relu": lambda args, out: 1 // 0},
+        )
+
+
 def test_masks_of_any_parameter_count(tmp_path: Any) -> None:
     model = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
     masks = Masks({name: torch.zeros_like(w, dtype=torch.bool) for name, w in prunable(model, include="0").items()})

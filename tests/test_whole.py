@@ -443,13 +443,14 @@ def test_the_account_key_is_whole_and_private(monkeypatch: pytest.MonkeyPatch, t
             trust.account_key()
 
 
-def test_layouts_tell_tensors_apart() -> None:
+def test_contents_tell_tensors_apart() -> None:
     import torch
 
     one = {"a": torch.zeros(2, 3), "b": torch.zeros(1)}
-    assert resuming.layout(one) == resuming.layout(dict(reversed(one.items())))
-    assert resuming.layout(one) != resuming.layout({**one, "b": torch.zeros(1, dtype=torch.float64)})
-    assert resuming.layout(one) != resuming.layout({"a": one["a"]})
+    assert resuming.content(one) == resuming.content(dict(reversed(one.items())))
+    assert resuming.content(one) != resuming.content({**one, "b": torch.zeros(1, dtype=torch.float64)})
+    assert resuming.content(one) != resuming.content({"a": one["a"]})
+    assert resuming.content(one) != resuming.content({**one, "a": one["a"] + 1})
 
 
 # --- refused before any work ----------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def _check_place(path: Path, format: str, form: Format) -> None:
 
 def _run(run: Path, trust_code: bool, tell: Tell) -> Subject:
     network = load_model(run, trust_code=trust_code)
-    masks, summary = load_masks(run, network), runs.read_summary(run)
+    masks, summary = load_masks(run, network), runs.read_network(run)
     session = open_session("cpu", trust_code=trust_code, tell=tell)
     seed = derive(runs.train_settings(run).seed, "export")  # another one: what does not come from the file differs
 

@@ -232,7 +232,7 @@ def find_task(named: Any, path: str | None = None) -> tuple[Task, str]:
 def build_recorded(session: Session, run: Path, seed: int | None = None) -> nn.Module:
     """Returns the finished run's network on the device, freshly initialized (from its own seed or another); needs no data."""
     train, code, _ = recorded(session, run)
-    summary = runs.read_summary(run)
+    summary = runs.read_network(run)
     shape = summary["input"]
     network = models.build(
         place(train.model, code.get("model_code")),

@@ -41,7 +41,7 @@ def shrink_run(run: Path | str, to: Path | None = None, *, library: bool = False
     masks = load_masks(run, network)
     if masks is None:
         raise PlanError(f"run '{run}' is not pruned (prune prune RUN --structure filters --sparsity S)")
-    summary = runs.read_summary(run)
+    summary = runs.read_network(run)
     if isinstance(summary["input"], dict) or not all(isinstance(size, int) for size in summary["input"]):
         raise PlanError(f"run '{run}' is of a network with several inputs, whose filters cannot be removed")
     example = torch.randn(EXAMPLES, *summary["input"], generator=torch.Generator().manual_seed(0))

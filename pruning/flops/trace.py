@@ -38,6 +38,9 @@ class Trace(TorchDispatchMode):
         self.other: dict[str, set[str]] = defaultdict(set)  # module name -> its arithmetic that no layer's weight is in
         self.layers: dict[str, list[nn.Parameter]] = {}  # layer name -> its weights; a shared one is the first layer's
         self.memory: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)  # by address of the storage
+        self.copies: dict[
+            int, tuple[str, nn.Parameter, Tensor]
+        ] = {}  # weights in another dtype, by address of the storage
         self.used: dict[tuple[Any, ...], tuple[str, Tensor, nn.Parameter | None]] = {}
         self.positions: Counter[tuple[Any, ...]] = Counter()
         self.products: Counter[tuple[str, str]] = Counter()  # (module, operation) -> MACs between activations
@@ -87,7 +90,7 @@ class Trace(TorchDispatchMode):
         name = name.rstrip("_")
         handle = self.handles.get(func._schema.name)
         named = space == "aten" and (
-            name in products.PRODUCTS or name == "_grouped_mm" or name.startswith(products.ATTENTION)
+            name in products.PRODUCTS or name in products.GROUPED or name.startswith(products.ATTENTION)
         )
         if not named and handle is None:
             with self:  # what a composite op is made of; elsewhere it is decomposed before it gets here
@@ -101,33 +104,44 @@ class Trace(TorchDispatchMode):
             pass  # counted as a whole
         elif space == "aten" and name in products.PRODUCTS:
             self._product(name, *products.product(name, args, out))
-        elif space == "aten" and name == "_grouped_mm":
+        elif space == "aten" and name in products.GROUPED:
             for operand, macs in products.groups(args, kwargs):
                 self._product(name, [operand], macs)
         elif space == "aten" and name.startswith(products.ATTENTION) and "backward" not in name:
             self._add(name, products.attention(name, args))
-        elif space == "aten" and name == "_cdist_forward":
-            self._add(name, products.distances(args))
+        elif space == "aten" and name in products.DISTANCES:
+            self._add(name, products.distances(name, args))
         elif space not in ("aten", "prim", "prims", "profiler") or name.startswith(products.ARITHMETIC):
             self.other[self._inside()].add(name.strip("_"))
+        elif name == "_to_copy" and isinstance(out, Tensor) and (known := self._known(args[0])) is not None:
+            if args[0].numel() == known[1].numel() and out.stride() == args[0].stride():
+                self.copies[out.untyped_storage().data_ptr()] = (
+                    *known,
+                    out,
+                )  # kept, so that nothing else gets its address
         elif name not in products.VIEWS:
             self._touch(name, args)
         return out
 
-    def _product(self, name: str, operands: list[Tensor], macs: int) -> None:
-        for tensor in operands:
-            layer, weight = self._find(tensor)
-            if layer is not None and tensor.numel() and tensor.dtype in DTYPES:
+    def _product(self, op: str, operands: list[Tensor], macs: int) -> None:
+        known = [(tensor, found) for tensor in operands if (found := self._known(tensor)) is not None]
+        computed = (
+            []
+            if known
+            else [(tensor, (name, None)) for tensor in operands if (name := self._computed(tensor)) is not None]
+        )
+        for tensor, (layer, weight) in [*known, *computed]:
+            if tensor.numel() and tensor.dtype in DTYPES:
                 if self.convention != "shrinkbench":
                     self.use(layer, tensor, weight, macs // tensor.numel())
                 elif not isinstance(self.modules[layer], nn.Conv2d | nn.Linear):
-                    self.other[layer].add(name)
+                    self.other[layer].add(op)
                 return
         own = self.modules[self._inside()]._parameters.get("weight")
         if own is not None and own.dtype not in DTYPES:  # complex: real products of it are another count
-            self.other[self._inside()].add(name.strip("_"))
+            self.other[self._inside()].add(op.strip("_"))
         else:
-            self._add(name, macs)
+            self._add(op, macs)
 
     def _add(self, name: str, macs: int) -> None:
         """Notes MACs that no weight is in."""
@@ -137,14 +151,17 @@ class Trace(TorchDispatchMode):
             self.other[self._inside()].add(name.strip("_"))
 
     def _asked(self, op: str, handle: Handle, args: tuple[Any, ...], out: Any) -> int:
-        macs = handle(args, out)
+        try:
+            macs = handle(args, out)
+        except Exception as error:
+            raise PlanError(f"the handle of '{op}' fails: {type(error).__name__}: {error}") from error
         if isinstance(macs, bool) or not isinstance(macs, int) or macs < 0:
             raise PlanError(f"the handle of '{op}' must return its MACs, a whole number from 0, not {macs!r}")
         return macs
 
     def _touch(self, name: str, args: tuple[Any, ...]) -> None:
         for tensor in args:
-            if isinstance(tensor, Tensor) and tensor.dim() > 1:
+            if isinstance(tensor, Tensor) and tensor.dim() > 1 and tensor.layout is torch.strided:
                 for _, parameter in self.memory.get(tensor.untyped_storage().data_ptr(), ()):
                     if parameter in self.loose:
                         self.touched[self.loose[parameter]].add(name)
@@ -158,22 +175,32 @@ class Trace(TorchDispatchMode):
         for key in weight_keys(module):
             self.use(name, getattr(module, key).detach(), module._parameters.get(key), rows)
 
-    def _find(self, tensor: Tensor) -> tuple[str | None, nn.Parameter | None]:
-        """Returns the layer whose weight the tensor is, or is a part of, or is computed from inside of that layer."""
-        for name, weight in self.memory.get(tensor.untyped_storage().data_ptr(), ()):
+    def _known(self, tensor: Any) -> tuple[str, nn.Parameter] | None:
+        """Returns the layer and its weight that the tensor is, or is a part of, or is a copy of in another dtype."""
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+            return None
+        place = tensor.untyped_storage().data_ptr()
+        if place in self.copies:
+            name, weight, _ = self.copies[place]
+            return name, weight
+        for name, weight in self.memory.get(place, ()):
             start = int(weight.storage_offset())
             if start <= tensor.storage_offset() < start + weight.numel():
                 return name, weight
+        return None
+
+    def _computed(self, tensor: Tensor) -> str | None:
+        """Returns the layer inside of which the tensor is computed, of the size of its weight."""
         name = self._inside()
         module: Any = self.modules[name]
         own: Any = module._parameters.get("weight", tensor)
         if not isinstance(module, WEIGHTED) or own.dtype not in DTYPES:
-            return None, None
+            return None
         if isinstance(module, nn.Linear):
             size = module.in_features * module.out_features
         else:
             size = module.out_channels * (module.in_channels // module.groups) * math.prod(module.kernel_size)
-        return (name if tensor.numel() == size else None), None
+        return name if tensor.numel() == size else None
 
     def _inside(self) -> str:
         return self.running[-1] if self.running else ""

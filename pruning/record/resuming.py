@@ -17,15 +17,18 @@ from pruning.record.schemas import Resume
 from pruning.record.text import checked
 
 
-def layout(tensors: Mapping[str, Tensor]) -> str:
-    """Returns a digest of the names, types and shapes of tensors: what shows that one is missing or another."""
-    lines = [f"{name} {tensor.dtype} {list(tensor.shape)}" for name, tensor in sorted(tensors.items())]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def content(tensors: Mapping[str, Tensor]) -> str:
+    """Returns a digest of tensors by name, type, shape and value: what shows that one is missing, another or damaged."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def write(run: Path, tensors: Mapping[str, Tensor], epoch: int) -> None:
     """Writes the state after an epoch, in place of an earlier one; the log's lines must be on the disk before."""
-    checkpoint.save(run / runs.RESUME, tensors, {"epoch": epoch, "layout": layout(tensors)})
+    checkpoint.save(run / runs.RESUME, tensors, {"epoch": epoch, "content": content(tensors)})
 
 
 def read(
@@ -51,7 +54,7 @@ def read(
         epoch = checked(Resume, notes, path).epoch
         if epoch * steps >= total_steps:
             raise PlanError(f"{path} is damaged: it is of epoch {epoch}, but the phase ends before that")
-        if notes["layout"] != layout(tensors):
+        if notes["content"] != content(tensors):
             raise PlanError(f"{path} is damaged: its tensors are not those that were written")
         first = min(log, default=1)  # a retraining from a step of the training has no lines before it
         if epoch not in log or any(log.get(done) != done * steps for done in range(first, epoch + 1)):

@@ -15,7 +15,7 @@ from typing import Any
 
 from pruning.plan import PHASES, Phase, PlanError, Train, digest, make
 from pruning.plan.lengths import counted
-from pruning.record.schemas import PhaseRecord, Summary
+from pruning.record.schemas import LogRecord, PhaseRecord, Summary
 from pruning.record.text import LOG_BYTES, checked, parse, read_object, read_text
 from pruning.record.writing import replacing
 
@@ -154,6 +154,15 @@ def read_summary(run: Path) -> dict[str, Any]:
     return {**summary, "run": str(run)}
 
 
+def read_network(run: Path) -> dict[str, Any]:
+    """Returns summary.json as :func:`read_summary` does; raises PlanError where it lacks what the network is built from."""
+    summary = read_summary(run)
+    for key in ("input", "classes"):
+        if summary.get(key) is None:
+            raise PlanError(f"{run / SUMMARY} is damaged: it has no '{key}'")
+    return summary
+
+
 def result(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the result keys of a summary, those that do not apply as None."""
     return {key: summary.get(key) for key in RESULT_KEYS}
@@ -167,12 +176,14 @@ def log(run: Path) -> list[dict[str, Any]]:
     for i, line in enumerate(lines):
         try:
             record = parse(line)
-            if not isinstance(record, dict) or not isinstance(record.get("epoch"), int):
-                raise ValueError("it is no record of an epoch")
+            checked(LogRecord, record, path)
             records.append(record)
         except ValueError as error:
-            if i + 1 < len(lines):
-                raise PlanError(f"{path} is damaged in line {i + 1}: {error}") from None
+            if i + 1 < len(lines) or isinstance(
+                error, PlanError
+            ):  # a torn line is no JSON, and so no record of another type
+                reason = str(error).removeprefix(f"{path} is damaged: ")
+                raise PlanError(f"{path} is damaged in line {i + 1}: {reason}") from None
     return records
 
 

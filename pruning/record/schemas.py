@@ -118,7 +118,18 @@ class Resume(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     epoch: Annotated[int, Field(ge=1)]
-    layout: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of the tensors' names, types and shapes
+    content: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of the tensors' names, types, shapes and values
+
+
+class LogRecord(BaseModel):
+    """A line of log.jsonl: an epoch, or a part of one."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    epoch: int
+    step: Count | None = None
+    seconds: Number | None = None
+    train_seconds: Number | None = None
 
 
 class Shrunk(BaseModel):
