@@ -24,7 +24,8 @@ def refuse_regrowth(weights: Mapping[str, Tensor], keep: int) -> None:
         raise PlanError(
             f"{1 - nonzero / total:.4g} of the prunable weights are 0 already and there are no masks, so that sparsity "
             f"{1 - keep / total:.4g} would free {keep - nonzero:,} of them to regrow: give the zeros as "
-            "masks=Masks.from_zeros(model) and a higher sparsity, or masks=Masks.full(weights) where they may return"
+            "masks=Masks.from_zeros(model) (prune adopt --masks-from-zeros) and a higher sparsity, or, where they may return, "
+            "masks=Masks.full(pruning.masks.prunable(model))"
         )
 
 
