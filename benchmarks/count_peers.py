@@ -171,7 +171,7 @@ def by_fvcore(
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
         ops: Counter[str] = analysis.by_operator()
         missing = analysis.unsupported_ops()
-    except Exception as error:
+    except Exception as error:  # its tracer passes on whatever a network raises
         return None, [f"fvcore fails: {type(error).__name__}"]
     finally:
         logging.disable(logging.NOTSET)

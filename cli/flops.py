@@ -126,7 +126,6 @@ def _of_training(
     """Returns the count of the network that a training would begin with, on one example of its data, and what is left dense."""
     from pruning.engine.session import open_session, workbench
     from pruning.flops import count_macs
-    from pruning.masks import prunable, unpruned
     from pruning.record.stamp import stamp
 
     changes = merged({"model": model, "data": data}, pairs)
@@ -136,7 +135,7 @@ def _of_training(
     train, code = stamp(plan.override(phase, own))
     bench = workbench(open_session("cpu", **where), train, code, None)
     network = bench.build(train.seed).eval()
-    return count_macs(network, bench.data.example(), convention=convention), unpruned(network, prunable(network))
+    return count_macs(network, bench.data.example(), convention=convention), _left_dense(network)
 
 
 def _of_model(name: str, size: tuple[int, ...], classes: int, pairs: Sequence[str], convention: str) -> tuple[Any, Any]:
@@ -144,11 +143,20 @@ def _of_model(name: str, size: tuple[int, ...], classes: int, pairs: Sequence[st
 
     from pruning import models
     from pruning.flops import count_macs
-    from pruning.masks import prunable, unpruned
 
     settings = {key.removeprefix("model_options."): value for key, value in plan.parse_set(pairs).items()}
     network = models.build(name, size, classes, options=settings, seed=0).eval()
-    return count_macs(network, torch.zeros(1, *size), convention=convention), unpruned(network, prunable(network))
+    return count_macs(network, torch.zeros(1, *size), convention=convention), _left_dense(network)
+
+
+def _left_dense(network: Any) -> list[dict[str, Any]]:
+    """Returns what a pruning of the network would leave dense; nothing where it cannot be pruned at all."""
+    from pruning.masks import prunable, unpruned
+
+    try:
+        return unpruned(network, prunable(network))
+    except PlanError:
+        return []
 
 
 def as_json(report: Any) -> dict[str, Any]:

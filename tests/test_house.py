@@ -20,7 +20,7 @@ FILES = sorted([*ROOT.glob("pruning/**/*.py"), *ROOT.glob("cli/*.py")])
 
 # Bottom first. A module imports from lower floors and, on its own floor, inside its own wing only.
 FLOORS = (
-    {"errors", "events", "ops", "layers", "seeds", "trees", "value_range"},
+    {"errors", "events", "ops", "layers", "seeds", "trees", "undisturbed", "value_range"},
     {"usercode"},
     {"registry"},
     {"plan"},

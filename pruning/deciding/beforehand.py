@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from pruning.deciding.scoring import named
 from pruning.errors import PlanError
 from pruning.events import Tell, Warned
 from pruning.masks import count_nonzeros, unpruned
+from pruning.masks.prunable import fits
 from pruning.masks.reparametrized import reparametrized
 from pruning.masks.unpruned import TELLING, all_weights, sentence
 
@@ -44,13 +44,11 @@ def refuse_reparametrized(
 
 def tell_unpruned(model: nn.Module, masks: Iterable[str], exclude: Iterable[str], tell: Tell) -> None:
     """Tells in one line of the parameters of two or more dimensions that have no mask, but for those that were excluded."""
-    left = unpruned(model, masks)
     patterns = list(exclude)
-
-    def asked_for(module: str) -> bool:
-        parts = f"{module}.".split(".")
-        ends = [".".join(parts[:i]) for i in range(1, len(parts))]
-        return any(fnmatch.fnmatchcase(name, pattern) for name in (*ends, f"{module}.weight") for pattern in patterns)
-
-    if left := [entry for entry in left if not asked_for(entry["module"])]:
+    left = [
+        entry
+        for entry in unpruned(model, masks)
+        if not all(any(fits(name, pattern) for pattern in patterns) for name in entry["parameters"])
+    ]
+    if left:
         tell(Warned(sentence(left, all_weights(model))))

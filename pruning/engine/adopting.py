@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pruning.engine.fit_names import Fit, fit, put
 from pruning.errors import PlanError
@@ -16,7 +14,8 @@ from pruning.masks import Masks, count_nonzeros, prunable
 from pruning.masks.unpruned import TELLING
 from pruning.models.libraries import pretrained
 from pruning.plan import Train, override
-from pruning.plan.phases import Adopted
+from pruning.plan.training import Adopted
+from pruning.record import resuming
 from pruning.record.foreign import Foreign, read
 
 SCHEDULE = ("epochs", "lr")  # the least that says how the weights were trained
@@ -44,7 +43,7 @@ def open_weights(weights: Path | None, library: str | None, train: Train, key: s
     if key is not None:
         raise PlanError(f"key '{key}' is for a file of WEIGHTS, not for --pretrained")
     tensors = pretrained(train.model, str(library))
-    return Foreign(tensors, _digest(tensors), f"{train.model} {library}")
+    return Foreign(tensors, resuming.content(tensors), f"{train.model} {library}")
 
 
 def adopted(train: Train, foreign: Foreign, *, partial: bool, zeros: bool, schedule: bool) -> Train:
@@ -89,12 +88,3 @@ def _tell(found: Fit, foreign: Foreign, tell: Tell) -> None:
         tell(
             Warned(f"taken are {len(found.tensors)} tensors; the rest of the network is at its initialization: {wrong}")
         )
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """Returns the SHA-256 of tensors by name, dtype, shape and value."""
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

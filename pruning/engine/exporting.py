@@ -131,7 +131,7 @@ def _failures_named(subject: Subject, format: str) -> Iterator[None]:
         yield
     except (PlanError, OSError):
         raise
-    except Exception as error:
+    except Exception as error:  # of safetensors, torch, transformers or a class of the user's own
         reason = " ".join(str(error).split())[:500]
         what = f"model '{subject.model}' cannot be exported as '{format}'"
         raise PlanError(f"{what}: {type(error).__name__}: {reason}") from error

@@ -37,21 +37,21 @@ def write(network: nn.Module, example: Any, path: Path) -> None:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             logging.getLogger("torch").setLevel(logging.CRITICAL)
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 network, args, kwargs=kwargs, dynamo=True, optimize=False, dynamic_shapes=dynamic, verbose=False
             )
-    except Exception as error:
+    except Exception as error:  # the exporter raises classes of many packages of its own
         raise PlanError(f"the network cannot be written as ONNX for batches of any size: {_reason(error)}") from error
     finally:
         logging.getLogger("torch").setLevel(level)
-    graph = program.model  # type: ignore[union-attr]
+    graph = program.model
     onnxscript.optimizer.inline(graph)
     onnxscript.optimizer.fold_constants(graph, should_fold=_is_no_weight)
     onnxscript.optimizer.remove_unused_nodes(graph)
     graph.graph.metadata_props.clear()
     for node in graph.graph.all_nodes():
         node.metadata_props.clear()  # traces of the code with its places on this disk
-    program.save(path, external_data=False)  # type: ignore[union-attr]
+    program.save(path, external_data=False)
 
 
 def read(fresh: nn.Module, path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -71,7 +71,7 @@ def read(fresh: nn.Module, path: Path) -> tuple[dict[str, Tensor], Any]:
     def call(x: Any) -> tuple[Tensor, ...]:
         try:
             return tuple(torch.from_numpy(value) for value in session.run(None, _feed(session, x)))
-        except Exception as error:
+        except Exception as error:  # onnxruntime's errors have no base of their own
             raise PlanError(
                 f"onnxruntime does not run what was written on {trees.examples(x)} of the examples: {_reason(error)}"
             ) from error

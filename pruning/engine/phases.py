@@ -22,7 +22,7 @@ from pruning.masks import Masks
 from pruning.plan import PlanError, Prune, Retrain, Train, techniques
 from pruning.plan.completion import method_settings
 from pruning.plan.lengths import in_epochs, in_steps
-from pruning.plan.phases import Adopted
+from pruning.plan.training import Adopted
 from pruning.record import checkpoint, kept, runs, whole
 from pruning.record.stamp import located
 from pruning.seeds import derive

@@ -27,10 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pruning.flops.trace import Handle, Trace, undisturbed
+from pruning.flops.trace import Handle, Trace
 from pruning.layers import NORMS, WEIGHTED
 from pruning.masks import DTYPES, Masks, count_nonzeros, embeddings, refuse_scripted
 from pruning.plan import Convention, PlanError, choices, suggest
+from pruning.undisturbed import undisturbed
 
 
 @dataclasses.dataclass(frozen=True)

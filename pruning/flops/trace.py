@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -38,15 +37,13 @@ class Trace(TorchDispatchMode):
         self.other: dict[str, set[str]] = defaultdict(set)  # module name -> its arithmetic that no layer's weight is in
         self.layers: dict[str, list[nn.Parameter]] = {}  # layer name -> its weights; a shared one is the first layer's
         self.memory: dict[int, list[tuple[str, nn.Parameter]]] = defaultdict(list)  # by address of the storage
-        self.copies: dict[
-            int, tuple[str, nn.Parameter, Tensor]
-        ] = {}  # weights in another dtype, by address of the storage
+        # weights in another dtype, by address of the storage; held, so that nothing else gets its address
+        self.copies: dict[int, tuple[str, nn.Parameter, Tensor]] = {}
         self.used: dict[tuple[Any, ...], tuple[str, Tensor, nn.Parameter | None]] = {}
         self.positions: Counter[tuple[Any, ...]] = Counter()
         self.products: Counter[tuple[str, str]] = Counter()  # (module, operation) -> MACs between activations
-        self.touched: dict[str, set[str]] = defaultdict(
-            set
-        )  # parameter of no layer -> what it was used in, but for products
+        # module with a parameter of no layer -> what that was used in, but for products
+        self.touched: dict[str, set[str]] = defaultdict(set)
         seen: set[nn.Parameter] = set()
         for name, module in self.modules.items():
             own = [w for key in weight_keys(module) if (w := module._parameters.get(key)) is not None]
@@ -56,9 +53,8 @@ class Trace(TorchDispatchMode):
             for weight in (w for w in new if w.dtype in DTYPES):
                 self.memory[weight.untyped_storage().data_ptr()].append((name, weight))
             seen.update(new)
-        self.loose: dict[
-            nn.Parameter, str
-        ] = {}  # parameters of two or more dimensions that no layer has, and their modules
+        # parameters of two or more dimensions that no layer has -> their modules
+        self.loose: dict[nn.Parameter, str] = {}
         for name, parameter in model.named_parameters():
             if parameter.dim() > 1 and parameter not in seen and parameter.dtype in DTYPES:
                 self.loose[parameter] = name.rpartition(".")[0]
@@ -66,12 +62,10 @@ class Trace(TorchDispatchMode):
 
     def use(self, name: str, tensor: Tensor, weight: nn.Parameter | None, positions: int) -> None:
         """Notes that the tensor, which is `weight`, a view of it or computed, is used at so many positions."""
-        if (
-            weight in self.loose
-            and weight is not None
-            and not any(weight is w for w in self.layers.setdefault(name, []))
-        ):
-            self.layers[name].append(weight)
+        if weight is not None and weight in self.loose:
+            own = self.layers.setdefault(name, [])
+            if all(weight is not other for other in own):
+                own.append(weight)
         if weight is not None and tensor.numel() == weight.numel():
             tensor = weight.detach()
         key = (name, tensor.data_ptr(), tensor.shape, tensor.stride())
@@ -115,22 +109,17 @@ class Trace(TorchDispatchMode):
             self.other[self._inside()].add(name.strip("_"))
         elif name == "_to_copy" and isinstance(out, Tensor) and (known := self._known(args[0])) is not None:
             if args[0].numel() == known[1].numel() and out.stride() == args[0].stride():
-                self.copies[out.untyped_storage().data_ptr()] = (
-                    *known,
-                    out,
-                )  # kept, so that nothing else gets its address
+                self.copies[out.untyped_storage().data_ptr()] = (*known, out)
         elif name not in products.VIEWS:
             self._touch(name, args)
         return out
 
     def _product(self, op: str, operands: list[Tensor], macs: int) -> None:
-        known = [(tensor, found) for tensor in operands if (found := self._known(tensor)) is not None]
-        computed = (
-            []
-            if known
-            else [(tensor, (name, None)) for tensor in operands if (name := self._computed(tensor)) is not None]
-        )
-        for tensor, (layer, weight) in [*known, *computed]:
+        uses: list[tuple[Tensor, str, nn.Parameter | None]]
+        uses = [(tensor, *found) for tensor in operands if (found := self._known(tensor)) is not None]
+        if not uses:
+            uses = [(tensor, name, None) for tensor in operands if (name := self._computed(tensor)) is not None]
+        for tensor, layer, weight in uses:
             if tensor.numel() and tensor.dtype in DTYPES:
                 if self.convention != "shrinkbench":
                     self.use(layer, tensor, weight, macs // tensor.numel())
@@ -153,7 +142,7 @@ class Trace(TorchDispatchMode):
     def _asked(self, op: str, handle: Handle, args: tuple[Any, ...], out: Any) -> int:
         try:
             macs = handle(args, out)
-        except Exception as error:
+        except Exception as error:  # it is the user's own, and may raise anything
             raise PlanError(f"the handle of '{op}' fails: {type(error).__name__}: {error}") from error
         if isinstance(macs, bool) or not isinstance(macs, int) or macs < 0:
             raise PlanError(f"the handle of '{op}' must return its MACs, a whole number from 0, not {macs!r}")
@@ -245,33 +234,3 @@ class Trace(TorchDispatchMode):
             )
         weight = module._parameters.get("weight")
         self.use(name, module.weight.detach(), weight, positions)
-
-
-@contextlib.contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Puts the model into eval mode; afterwards modes, buffers, random numbers and torch's settings are as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(b, b._version, b.clone()) for b in model.buffers()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices))
-        if "torch._dynamo.eval_frame" in sys.modules:  # compiled modules, if any, run uncompiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        try:
-            torch.backends.mha.set_fastpath_enabled(False)  # it calls no submodule and one opaque op
-            for module, _ in modes:
-                module.training = False
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-            for module, training in modes:
-                module.training = training
-            for module, own in buffers:
-                module._buffers.clear()
-                module._buffers.update(own)
-            with torch.no_grad():
-                for buffer, version, value in values:
-                    if buffer._version != version:
-                        buffer.copy_(value)

@@ -52,9 +52,9 @@ def prunable(model: nn.Module, exclude: Iterable[str] = (), include: Iterable[st
     excluded: set[int] = set()
     for name, module, weight in found:
         names += [name, name.rpartition(".")[0]]
-        fits = {p for p in patterns if _fits(name, p)}
-        used |= fits
-        if not fits:
+        fitting = {p for p in patterns if fits(name, p)}
+        used |= fitting
+        if not fitting:
             wanted.setdefault(id(weight) if weight is not None else id(module), (name, module, weight))
         elif weight is not None:
             excluded.add(id(weight))  # a shared weight that is excluded under one of its names is so under all
@@ -97,10 +97,10 @@ def _included(model: nn.Module, include: Iterable[str]) -> dict[int, tuple[str, 
     }  # one name each, and those of shared ones
     for given in [include] if isinstance(include, str) else include:
         pattern, axis = _axis(given)
-        fits = {name: p for name, p in wide.items() if _fits(name, pattern)}
-        if not fits:
+        found = {name: p for name, p in wide.items() if fits(name, pattern)}
+        if not found:
             raise PlanError(f"include '{given}' fits no parameter of two or more dimensions{suggest(pattern, wide)}")
-        for name, parameter in fits.items():
+        for name, parameter in found.items():
             if not is_lazy(parameter) and axis >= parameter.dim():
                 raise PlanError(f"include '{given}': '{name}' is {list(parameter.shape)}, which has no axis {axis}")
             out[id(parameter)] = (first[id(parameter)], parameter)
@@ -117,7 +117,7 @@ def _axis(pattern: str) -> tuple[str, int]:
     return name, int(axis)
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
     """Returns whether the pattern is of the parameter or of a module around it."""
     return any(fnmatch.fnmatchcase(n, pattern) for n in _with_parents(name))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pruning.layers import CONVOLUTIONS, TRANSPOSED, WEIGHTED, is_transposed_linear
+from pruning.undisturbed import undisturbed
 
 _NAMES = [
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "matmul", "mm", "bmm", "addmm",
@@ -48,7 +50,7 @@ def reparametrized(
         return []
     with _trying(model, weights if call else {name: weights[name] for name in examples}) as probes:
         for name, example in examples.items():
-            found |= _effect(probes, [name], lambda m=layers[name], x=example: m(x))  # type: ignore[misc]
+            found |= _effect(probes, [name], partial(layers[name], example))
         if call is not None:
             found |= _effect(probes, list(weights), lambda: call(model))
     return [name for name in weights if name in found]
@@ -68,27 +70,19 @@ def _example(module: nn.Module, weight: Tensor) -> Tensor | None:
 def _trying(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[dict[str, tuple[nn.Parameter, Tensor]]]:
     """Yields {name: (parameter, zeros)} with half of each weight's entries 0; everything is as it was afterwards."""
     parameters = dict(model.named_parameters())
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     drawn = torch.Generator().manual_seed(0)  # one pattern for each weight, or one would be taken for another
     before = {name: parameters[name].detach() for name in weights}
     probes = {}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with undisturbed(model), torch.no_grad():
         try:
             for name, value in before.items():
                 zeros = torch.rand(value.shape, generator=drawn).to(value.device) < 0.5
                 parameters[name].data = torch.where(zeros, 0, value + (value == 0))
                 probes[name] = (parameters[name], zeros)
-            for module, _ in modes:
-                module.training = False
             yield probes
         finally:
             for name, value in before.items():
                 parameters[name].data = value
-            for module, training in modes:
-                module.training = training
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 def _effect(probes: Mapping[str, tuple[nn.Parameter, Tensor]], names: list[str], run: Callable[[], Any]) -> set[str]:

@@ -25,16 +25,20 @@ def local(tensor: Tensor) -> Tensor:
     """Returns this rank's own part, in the same memory, of a DTensor; any other tensor itself."""
     if not sharded(tensor):
         return tensor
+    whole: Any = tensor
     with torch.no_grad():
-        return tensor.to_local()  # type: ignore[attr-defined]
+        own: Tensor = whole.to_local()
+        return own
 
 
 def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
     """Returns the gradient, brought to the parameter's placements where it is a DTensor of others: partial sums, say."""
     if sharded(parameter) and sharded(gradient):
-        placements = parameter.placements  # type: ignore[attr-defined]
-        if gradient.placements != placements:  # type: ignore[attr-defined]
-            return gradient.redistribute(placements=placements)  # type: ignore[attr-defined]
+        given: Any = gradient
+        wanted: Any = parameter
+        if given.placements != wanted.placements:
+            brought: Tensor = given.redistribute(placements=wanted.placements)
+            return brought
     return gradient
 
 
