@@ -11,6 +11,7 @@ set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
 python=${PYTHON:-python3}
+[[ $python != */* ]] || python=$(realpath -s "$python") # steps change the folder
 limit=${LIMIT:-540}
 dry=${DRY:-}
 steps=${STEPS:-build ops topk sgd nnz epoch profile memcheck racecheck initcheck tests train}
@@ -150,7 +151,7 @@ for tool in memcheck racecheck initcheck; do
         say "$(printf '%-10s skipped: compute-sanitizer needs a GPU' $tool)"
     fi
 done
-step tests 15 60 "" "${pytest[@]}" tests/test_optim.py tests/test_flops.py tests/test_criteria.py tests/test_data.py
+step tests 15 60 "" "${pytest[@]}" tests/test_optim.py tests/test_holding.py tests/test_flops.py tests/test_criteria.py tests/test_data.py
 shell train 20 120 training.txt train
 
 echo

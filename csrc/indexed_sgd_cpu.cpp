@@ -73,9 +73,9 @@ void indexed_sgd_cpu(const std::vector<Tensor>& params, const std::vector<Tensor
                      const std::vector<Tensor>& indices, double lr, std::optional<Tensor> lr_tensor, double momentum,
                      double dampening, double weight_decay, bool nesterov, bool first) {
   const size_t n = params.size();
-  STD_TORCH_CHECK(grads.size() == n && indices.size() == n && (momenta.empty() || momenta.size() == n) &&
-                      (momentum == 0 || momenta.size() == n),
-                  "indexed_sgd_: lists of unlike lengths");
+  expect(grads.size() == n && indices.size() == n && (momenta.empty() || momenta.size() == n) &&
+             (momentum == 0 || momenta.size() == n),
+         "indexed_sgd_: lists of unlike lengths");
   check_rule(momentum, dampening, nesterov, "indexed_sgd_");
   lr = learning_rate(lr, lr_tensor, "indexed_sgd_");
   std::vector<Listed> targets;
@@ -85,14 +85,14 @@ void indexed_sgd_cpu(const std::vector<Tensor>& params, const std::vector<Tensor
   for (size_t t = 0; t < n; ++t) {
     const View w = view(params[t]), g = view(grads[t]), at = view(indices[t]);
     const ScalarType wide = w.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-    STD_TORCH_CHECK(is_float(w.type) && g.type == w.type && same_shape(g, w), "indexed_sgd_: grads[", t, "] does not fit");
-    STD_TORCH_CHECK((at.type == ScalarType::Int || at.type == ScalarType::Long) && at.dim == 1 && at.flat, "indexed_sgd_: indices[", t,
-                    "] does not fit");
-    STD_TORCH_CHECK(params[t].is_cpu() && grads[t].is_cpu() && indices[t].is_cpu(), "indexed_sgd_: several devices");
+    expect(is_float(w.type) && g.type == w.type && same_shape(g, w), "indexed_sgd_: grads[", t, "] does not fit");
+    expect((at.type == ScalarType::Int || at.type == ScalarType::Long) && at.dim == 1 && at.flat, "indexed_sgd_: indices[", t,
+           "] does not fit");
+    expect(params[t].is_cpu() && grads[t].is_cpu() && indices[t].is_cpu(), "indexed_sgd_: several devices");
     Listed x{w, g, nullptr, at.data, at.numel, at.type == ScalarType::Long};
     if (momentum != 0) {
       const View m = view(momenta[t]);
-      STD_TORCH_CHECK(m.type == wide && same_shape(m, at) && m.flat && momenta[t].is_cpu(), "indexed_sgd_: momenta[", t, "] does not fit");
+      expect(m.type == wide && same_shape(m, at) && m.flat && momenta[t].is_cpu(), "indexed_sgd_: momenta[", t, "] does not fit");
       x.m = m.data;
     }
     targets.push_back(x);
@@ -107,7 +107,7 @@ void indexed_sgd_cpu(const std::vector<Tensor>& params, const std::vector<Tensor
                  : ascends(reinterpret_cast<const int32_t*>(t.indices), units[u].begin, units[u].n, t.w.numel)))
       fine = false;
   });
-  STD_TORCH_CHECK(fine, "indexed_sgd_: indices must ascend, without repetition, within their parameter");
+  expect(fine, "indexed_sgd_: indices must ascend, without repetition, within their parameter");
   const Rule<double> exact{lr, momentum, 1 - dampening, weight_decay, first, nesterov};
   const Rule<float> single{static_cast<float>(lr), static_cast<float>(momentum), static_cast<float>(1 - dampening),
                            static_cast<float>(weight_decay), first, nesterov};

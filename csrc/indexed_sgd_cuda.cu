@@ -53,9 +53,9 @@ void indexed_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tenso
                       const std::vector<Tensor>& indices, double lr, std::optional<Tensor> lr_tensor, double momentum,
                       double dampening, double weight_decay, bool nesterov, bool first) {
   const size_t n = params.size();
-  STD_TORCH_CHECK(n > 0 && grads.size() == n && indices.size() == n && (momenta.empty() || momenta.size() == n) &&
-                      (momentum == 0 || momenta.size() == n),
-                  "indexed_sgd_: lists of unlike lengths");
+  expect(n > 0 && grads.size() == n && indices.size() == n && (momenta.empty() || momenta.size() == n) &&
+             (momentum == 0 || momenta.size() == n),
+         "indexed_sgd_: lists of unlike lengths");
   const Place place(params[0]);
   const Rules rule = rules(lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first, params[0], "indexed_sgd_");
   int64_t total = 0;
@@ -63,15 +63,15 @@ void indexed_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tenso
   Rows<Row> rows;
   for (size_t t = 0; t < n; ++t) {
     const View w = view(params[t]), g = view(grads[t]), at = view(indices[t]);
-    STD_TORCH_CHECK(is_float(w.type) && g.type == w.type && same_shape(g, w), "indexed_sgd_: grads[", t, "] does not fit");
-    STD_TORCH_CHECK((at.type == ScalarType::Int || at.type == ScalarType::Long) && at.dim == 1, "indexed_sgd_: indices[", t, "] does not fit");
+    expect(is_float(w.type) && g.type == w.type && same_shape(g, w), "indexed_sgd_: grads[", t, "] does not fit");
+    expect((at.type == ScalarType::Int || at.type == ScalarType::Long) && at.dim == 1, "indexed_sgd_: indices[", t, "] does not fit");
     check_cuda(params[t], params[0], "indexed_sgd_", "params", t);
     check_cuda(grads[t], params[0], "indexed_sgd_", "grads", t);
     check_cuda(indices[t], params[0], "indexed_sgd_", "indices", t);
     Row row{};
     if (momentum != 0) {
       const View m = view(momenta[t]);
-      STD_TORCH_CHECK(m.type == wide_of(w.type) && same_shape(m, at), "indexed_sgd_: momenta[", t, "] does not fit");
+      expect(m.type == wide_of(w.type) && same_shape(m, at), "indexed_sgd_: momenta[", t, "] does not fit");
       check_cuda(momenta[t], params[0], "indexed_sgd_", "momenta", t);
       row.m = rows.written(momenta[t]);
     }

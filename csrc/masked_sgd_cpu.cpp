@@ -61,9 +61,9 @@ void masked_sgd_cpu(const std::vector<Tensor>& params, const std::vector<Tensor>
                     std::optional<Tensor> lr_tensor, double momentum, double dampening, double weight_decay, bool nesterov,
                     bool first) {
   const size_t n = params.size();
-  STD_TORCH_CHECK(grads.size() == n && masks.size() == n && (momenta.empty() || momenta.size() == n) &&
-                      (masters.empty() || masters.size() == n) && (momentum == 0 || momenta.size() == n),
-                  "masked_sgd_: lists of unlike lengths");
+  expect(grads.size() == n && masks.size() == n && (momenta.empty() || momenta.size() == n) &&
+             (masters.empty() || masters.size() == n) && (momentum == 0 || momenta.size() == n),
+         "masked_sgd_: lists of unlike lengths");
   check_rule(momentum, dampening, nesterov, "masked_sgd_");
   lr = learning_rate(lr, lr_tensor, "masked_sgd_");
   struct Unit {
@@ -79,17 +79,17 @@ void masked_sgd_cpu(const std::vector<Tensor>& params, const std::vector<Tensor>
     Target x{view(params[t]), view(grads[t]), view(masks[t]), momentum == 0 ? none : view(momenta[t]),
                    masters.empty() ? none : view(masters[t])};
     const ScalarType wide = x.w.type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-    STD_TORCH_CHECK(is_float(x.w.type) && x.g.type == x.w.type && same_shape(x.g, x.w), "masked_sgd_: grads[", t, "] does not fit");
-    STD_TORCH_CHECK(momentum == 0 || (x.m.type == wide && same_shape(x.m, x.w)), "masked_sgd_: momenta[", t, "] does not fit");
-    STD_TORCH_CHECK(masters.empty() || (x.master.type == ScalarType::Float && wide == ScalarType::Float && same_shape(x.master, x.w)),
-                    "masked_sgd_: masters[", t, "] does not fit");
-    STD_TORCH_CHECK(x.mask.type == ScalarType::Bool
-                        ? same_shape(x.mask, x.w)
-                        : x.mask.type == ScalarType::Byte && x.mask.dim == 1 && x.mask.numel == (x.w.numel + 7) / 8 && x.mask.flat,
-                    "masked_sgd_: masks[", t, "] does not fit");
-    STD_TORCH_CHECK(params[t].is_cpu() && grads[t].is_cpu() && masks[t].is_cpu() && (momentum == 0 || momenta[t].is_cpu()) &&
-                        (masters.empty() || masters[t].is_cpu()),
-                    "masked_sgd_: several devices");
+    expect(is_float(x.w.type) && x.g.type == x.w.type && same_shape(x.g, x.w), "masked_sgd_: grads[", t, "] does not fit");
+    expect(momentum == 0 || (x.m.type == wide && same_shape(x.m, x.w)), "masked_sgd_: momenta[", t, "] does not fit");
+    expect(masters.empty() || (x.master.type == ScalarType::Float && wide == ScalarType::Float && same_shape(x.master, x.w)),
+           "masked_sgd_: masters[", t, "] does not fit");
+    expect(x.mask.type == ScalarType::Bool
+               ? same_shape(x.mask, x.w)
+               : x.mask.type == ScalarType::Byte && x.mask.dim == 1 && x.mask.numel == (x.w.numel + 7) / 8 && x.mask.flat,
+           "masked_sgd_: masks[", t, "] does not fit");
+    expect(params[t].is_cpu() && grads[t].is_cpu() && masks[t].is_cpu() && (momentum == 0 || momenta[t].is_cpu()) &&
+               (masters.empty() || masters[t].is_cpu()),
+           "masked_sgd_: several devices");
     const auto alike = [&](const View& v) { return v.data == nullptr || same_layout(v, x.w); };
     if (!x.w.flat && x.mask.type == ScalarType::Bool && gapless(x.w) && alike(x.g) && alike(x.mask) && alike(x.m) && alike(x.master))
       x.w.flat = x.g.flat = x.mask.flat = x.m.flat = x.master.flat = true;  // channels-last: any common order will do

@@ -125,9 +125,9 @@ void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor
                      std::optional<Tensor> lr_tensor, double momentum, double dampening, double weight_decay, bool nesterov,
                      bool first) {
   const size_t n = params.size();
-  STD_TORCH_CHECK(n > 0 && grads.size() == n && masks.size() == n && (momenta.empty() || momenta.size() == n) &&
-                      (masters.empty() || masters.size() == n) && (momentum == 0 || momenta.size() == n),
-                  "masked_sgd_: lists of unlike lengths");
+  expect(n > 0 && grads.size() == n && masks.size() == n && (momenta.empty() || momenta.size() == n) &&
+             (masters.empty() || masters.size() == n) && (momentum == 0 || momenta.size() == n),
+         "masked_sgd_: lists of unlike lengths");
   const Place place(params[0]);
   const Rules rule = rules(lr, lr_tensor, momentum, dampening, weight_decay, nesterov, first, params[0], "masked_sgd_");
   int64_t total = 0;
@@ -136,10 +136,10 @@ void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor
   for (size_t t = 0; t < n; ++t) {
     const View w = view(params[t]), g = view(grads[t]), mask = view(masks[t]);
     const ScalarType wide = wide_of(w.type);
-    STD_TORCH_CHECK(is_float(w.type) && g.type == w.type && same_shape(g, w), "masked_sgd_: grads[", t, "] does not fit");
-    STD_TORCH_CHECK(mask.type == ScalarType::Bool ? same_shape(mask, w)
-                                                  : mask.type == ScalarType::Byte && mask.dim == 1 && mask.numel == (w.numel + 7) / 8,
-                    "masked_sgd_: masks[", t, "] does not fit");
+    expect(is_float(w.type) && g.type == w.type && same_shape(g, w), "masked_sgd_: grads[", t, "] does not fit");
+    expect(mask.type == ScalarType::Bool ? same_shape(mask, w)
+                                         : mask.type == ScalarType::Byte && mask.dim == 1 && mask.numel == (w.numel + 7) / 8,
+           "masked_sgd_: masks[", t, "] does not fit");
     check_cuda(params[t], params[0], "masked_sgd_", "params", t);
     check_cuda(grads[t], params[0], "masked_sgd_", "grads", t);
     check_cuda(masks[t], params[0], "masked_sgd_", "masks", t);
@@ -147,13 +147,13 @@ void masked_sgd_cuda(const std::vector<Tensor>& params, const std::vector<Tensor
     bool direct = mask.type == ScalarType::Bool && gapless(w) && same_layout(g, w) && same_layout(mask, w);
     if (momentum != 0) {
       const View m = view(momenta[t]);
-      STD_TORCH_CHECK(m.type == wide && same_shape(m, w), "masked_sgd_: momenta[", t, "] does not fit");
+      expect(m.type == wide && same_shape(m, w), "masked_sgd_: momenta[", t, "] does not fit");
       check_cuda(momenta[t], params[0], "masked_sgd_", "momenta", t);
       direct = direct && same_layout(m, w);
     }
     if (!masters.empty()) {
       const View m = view(masters[t]);
-      STD_TORCH_CHECK(m.type == ScalarType::Float && wide == ScalarType::Float && same_shape(m, w), "masked_sgd_: masters[", t, "] does not fit");
+      expect(m.type == ScalarType::Float && wide == ScalarType::Float && same_shape(m, w), "masked_sgd_: masters[", t, "] does not fit");
       check_cuda(masters[t], params[0], "masked_sgd_", "masters", t);
       direct = direct && same_layout(m, w);
     }

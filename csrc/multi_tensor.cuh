@@ -64,13 +64,13 @@ struct Place {  // where kernels are launched: the tensors' device, its current 
   explicit Place(const Tensor& t) : guard(t.get_device_index()) {
     void* current = nullptr;
     // 0 is success; torch 2.11 has no STABLE_TORCH_ERROR_CODE_CHECK
-    STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current) == 0, "no current CUDA stream");
+    expect(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current) == 0, "no current CUDA stream");
     stream = static_cast<cudaStream_t>(current);
   }
 };
 
 inline void check(cudaError_t error, const char* what) {
-  STD_TORCH_CHECK(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
+  expect(error == cudaSuccess, what, ": ", cudaGetErrorString(error));
 }
 
 inline int device_attribute(cudaDeviceAttr attribute) {  // of the current device
@@ -88,7 +88,7 @@ inline bool overlaps() { return device_attribute(cudaDevAttrComputeCapabilityMaj
 // Launches a kernel in the stream and throws what this launch gave: cudaGetLastError would tell of earlier errors too.
 template <class... Parameters, class... Arguments>
 void launch(const char* op, void (*kernel)(Parameters...), int64_t blocks, int threads, cudaStream_t stream, const Arguments&... arguments) {
-  STD_TORCH_CHECK(blocks <= 2147483647, op, ": more than 2^31 - 1 blocks in one launch");
+  expect(blocks <= 2147483647, op, ": more than 2^31 - 1 blocks in one launch");
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));
@@ -132,7 +132,7 @@ inline int64_t chunk_for(int64_t total, int64_t chunk, int64_t small_chunk) {
 }
 
 inline void check_cuda(const Tensor& t, const Tensor& like, const char* op, const char* list, size_t i) {
-  STD_TORCH_CHECK(t.is_cuda() && t.get_device_index() == like.get_device_index(), op, ": ", list, "[", i, "] is on another device");
+  expect(t.is_cuda() && t.get_device_index() == like.get_device_index(), op, ": ", list, "[", i, "] is on another device");
 }
 
 inline bool aligned(const void* p, size_t bytes) { return reinterpret_cast<uintptr_t>(p) % bytes == 0; }

@@ -118,9 +118,9 @@ Tensor nnz_cpu(const std::vector<Tensor>& tensors) {
   std::vector<Unit> units;
   int64_t bytes = 0;
   for (size_t t = 0; t < all.size(); ++t) {
-    STD_TORCH_CHECK(is_float(all[t].type) || all[t].type == ScalarType::Bool || all[t].type == ScalarType::Byte,
-                    "nnz: tensors[", t, "] has a dtype that cannot be counted");
-    STD_TORCH_CHECK(tensors[t].is_cpu(), "nnz: several devices");
+    expect(is_float(all[t].type) || all[t].type == ScalarType::Bool || all[t].type == ScalarType::Byte,
+           "nnz: tensors[", t, "] has a dtype that cannot be counted");
+    expect(tensors[t].is_cpu(), "nnz: several devices");
     all[t].flat = all[t].flat || gapless(all[t]);  // a count needs no order
     const int64_t chunk = kChunkBytes / size_of(all[t].type);
     bytes += all[t].numel * size_of(all[t].type);

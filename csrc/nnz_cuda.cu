@@ -84,7 +84,7 @@ template __global__ void nnz_kernel<kRows>(const __grid_constant__ Table<Row, kR
 #ifndef __CUDA_ARCH__
 
 Tensor nnz_cuda(const std::vector<Tensor>& tensors) {
-  STD_TORCH_CHECK(!tensors.empty(), "nnz: an empty list has no device");
+  expect(!tensors.empty(), "nnz: an empty list has no device");
   const Place place(tensors[0]);
   std::vector<Tensor> held;  // contiguous copies live until their kernels are in the stream
   std::vector<Row> rows;
@@ -93,8 +93,8 @@ Tensor nnz_cuda(const std::vector<Tensor>& tensors) {
     check_cuda(tensors[t], tensors[0], "nnz", "tensors", t);
     held.push_back(torch::stable::contiguous(tensors[t]));
     const View x = view(held.back());
-    STD_TORCH_CHECK(is_float(x.type) || x.type == ScalarType::Bool || x.type == ScalarType::Byte,
-                    "nnz: tensors[", t, "] has a dtype that cannot be counted");
+    expect(is_float(x.type) || x.type == ScalarType::Bool || x.type == ScalarType::Byte,
+           "nnz: tensors[", t, "] has a dtype that cannot be counted");
     const int64_t size = x.type == ScalarType::Double ? 8 : x.type == ScalarType::Float ? 4
                          : x.type == ScalarType::Bool || x.type == ScalarType::Byte ? 1 : 2;
     rows.push_back({x.data, x.numel * size, static_cast<int64_t>(t), kChunkBytes, x.type});

@@ -43,6 +43,8 @@
 #include <utility>
 #include <vector>
 
+#include "expect.h"
+
 namespace prune {
 
 using torch::headeronly::ScalarType;

@@ -22,7 +22,7 @@ inline uint8_t pack8(const char* bytes) {  // eight bytes, unequal to 0 or not -
 
 Tensor pack_cpu(const Tensor& mask) {
   const View m = view(mask);
-  STD_TORCH_CHECK(m.type == ScalarType::Bool, "pack: mask is not bool");
+  expect(m.type == ScalarType::Bool, "pack: mask is not bool");
   Tensor bits = torch::stable::empty({(m.numel + 7) / 8}, ScalarType::Byte);
   uint8_t* out = static_cast<uint8_t*>(bits.data_ptr());
   share((m.numel + kChunk - 1) / kChunk, threads_for(m.numel, kChunk), [&](int64_t unit, int64_t) {
@@ -44,7 +44,7 @@ Tensor unpack_cpu(const Tensor& bits, const std::vector<int64_t>& shape) {
   const View b = view(bits);
   int64_t n = 1;
   for (int64_t size : shape) n *= size;
-  STD_TORCH_CHECK(b.type == ScalarType::Byte && b.dim == 1 && b.numel == (n + 7) / 8, "unpack: bits do not fit the shape");
+  expect(b.type == ScalarType::Byte && b.dim == 1 && b.numel == (n + 7) / 8, "unpack: bits do not fit the shape");
   Tensor mask = torch::stable::empty({shape.data(), shape.size()}, ScalarType::Bool);
   char* out = static_cast<char*>(mask.data_ptr());
   share((n + kChunk - 1) / kChunk, threads_for(n, kChunk), [&](int64_t unit, int64_t) {

@@ -30,7 +30,7 @@ Tensor pack_cuda(const Tensor& mask) {
   const Place place(mask);
   const Tensor flat = torch::stable::contiguous(mask);
   const View m = view(flat);
-  STD_TORCH_CHECK(m.type == ScalarType::Bool, "pack: mask is not bool");
+  expect(m.type == ScalarType::Bool, "pack: mask is not bool");
   const int64_t bytes = (m.numel + 7) / 8;
   Tensor bits = torch::stable::new_empty(mask, {&bytes, 1}, ScalarType::Byte);
   if (bytes > 0)
@@ -44,7 +44,7 @@ Tensor unpack_cuda(const Tensor& bits, const std::vector<int64_t>& shape) {
   const View b = view(flat);
   int64_t n = 1;
   for (int64_t size : shape) n *= size;
-  STD_TORCH_CHECK(b.type == ScalarType::Byte && b.dim == 1 && b.numel == (n + 7) / 8, "unpack: bits do not fit the shape");
+  expect(b.type == ScalarType::Byte && b.dim == 1 && b.numel == (n + 7) / 8, "unpack: bits do not fit the shape");
   Tensor mask = torch::stable::new_empty(bits, {shape.data(), shape.size()}, ScalarType::Bool);
   if (n > 0)
     launch("unpack", unpack_kernel, (b.numel + kThreads - 1) / kThreads, kThreads, place.stream, reinterpret_cast<const uint8_t*>(b.data), n,

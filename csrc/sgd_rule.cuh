@@ -64,13 +64,13 @@ struct Rules {  // the same rule in both precisions, checked
 
 inline Rules rules(double lr, const std::optional<Tensor>& lr_tensor, double momentum, double dampening, double weight_decay,
                    bool nesterov, bool first, const Tensor& like, const char* op) {
-  STD_TORCH_CHECK(!nesterov || (momentum > 0 && dampening == 0), op, ": nesterov needs a momentum and no dampening");
+  expect(!nesterov || (momentum > 0 && dampening == 0), op, ": nesterov needs a momentum and no dampening");
   const void* rate = nullptr;
   bool rate_is_double = false;
   if (lr_tensor.has_value()) {
     const View x = view(*lr_tensor);
-    STD_TORCH_CHECK(x.dim == 0 && (x.type == ScalarType::Float || x.type == ScalarType::Double), op,
-                    ": lr must be a number or a 0-d float tensor");
+    expect(x.dim == 0 && (x.type == ScalarType::Float || x.type == ScalarType::Double), op,
+           ": lr must be a number or a 0-d float tensor");
     rate_is_double = x.type == ScalarType::Double;
     if (lr_tensor->is_cpu()) {
       lr = rate_is_double ? *reinterpret_cast<const double*>(x.data) : *reinterpret_cast<const float*>(x.data);

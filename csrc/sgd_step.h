@@ -37,13 +37,13 @@ void step(double* w, const double* g, double* m, Kept kept, int64_t n, const Rul
 inline double learning_rate(double lr, const std::optional<Tensor>& tensor, const char* op) {
   if (!tensor.has_value()) return lr;
   const View rate = view(*tensor);
-  STD_TORCH_CHECK(tensor->is_cpu() && rate.dim == 0 && (rate.type == ScalarType::Float || rate.type == ScalarType::Double), op,
-                  ": lr must be a number or a 0-d float tensor on the parameters' device");
+  expect(tensor->is_cpu() && rate.dim == 0 && (rate.type == ScalarType::Float || rate.type == ScalarType::Double), op,
+         ": lr must be a number or a 0-d float tensor on the parameters' device");
   return rate.type == ScalarType::Double ? *reinterpret_cast<const double*>(rate.data) : *reinterpret_cast<const float*>(rate.data);
 }
 
 inline void check_rule(double momentum, double dampening, bool nesterov, const char* op) {
-  STD_TORCH_CHECK(!nesterov || (momentum > 0 && dampening == 0), op, ": nesterov needs a momentum and no dampening");
+  expect(!nesterov || (momentum > 0 && dampening == 0), op, ": nesterov needs a momentum and no dampening");
 }
 
 inline float as_float(uint32_t bits) { return std::bit_cast<float>(bits); }

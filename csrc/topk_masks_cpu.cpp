@@ -222,15 +222,15 @@ Tensor topk_masks_cpu(const std::vector<Tensor>& tensors, const std::vector<int6
                       const std::vector<Tensor>& alive, const std::vector<Tensor>& out) {
   const std::vector<View> x = views(tensors), a = views(alive), m = views(out);
   const int64_t n = static_cast<int64_t>(x.size());
-  STD_TORCH_CHECK(m.size() == x.size() && (a.empty() || a.size() == x.size()), "topk_masks: lists of unlike lengths");
+  expect(m.size() == x.size() && (a.empty() || a.size() == x.size()), "topk_masks: lists of unlike lengths");
   for (int64_t t = 0; t < n; ++t) {
-    STD_TORCH_CHECK(is_float(x[t].type), "topk_masks: tensors[", t, "] is no floating-point tensor");
-    STD_TORCH_CHECK(m[t].type == ScalarType::Bool && same_shape(m[t], x[t]), "topk_masks: out[", t, "] does not fit");
-    STD_TORCH_CHECK(a.empty() || (a[t].type == ScalarType::Bool && same_shape(a[t], x[t])), "topk_masks: alive[", t, "] does not fit");
-    STD_TORCH_CHECK(tensors[t].is_cpu() && out[t].is_cpu() && (a.empty() || alive[t].is_cpu()), "topk_masks: several devices");
+    expect(is_float(x[t].type), "topk_masks: tensors[", t, "] is no floating-point tensor");
+    expect(m[t].type == ScalarType::Bool && same_shape(m[t], x[t]), "topk_masks: out[", t, "] does not fit");
+    expect(a.empty() || (a[t].type == ScalarType::Bool && same_shape(a[t], x[t])), "topk_masks: alive[", t, "] does not fit");
+    expect(tensors[t].is_cpu() && out[t].is_cpu() && (a.empty() || alive[t].is_cpu()), "topk_masks: several devices");
   }
   const bool alone = n == 1 || keep.size() != 1;
-  STD_TORCH_CHECK(static_cast<int64_t>(keep.size()) == (alone ? n : 1), "topk_masks: keep has ", keep.size(), " counts for ", n, " tensors");
+  expect(static_cast<int64_t>(keep.size()) == (alone ? n : 1), "topk_masks: keep has ", keep.size(), " counts for ", n, " tensors");
   Tensor counts = torch::stable::empty({n}, ScalarType::Long);
   int64_t* kept = counts.mutable_data_ptr<int64_t>();
 
@@ -244,7 +244,7 @@ Tensor topk_masks_cpu(const std::vector<Tensor>& tensors, const std::vector<int6
     groups.back().elements += x[t].numel;
   }
   for (size_t g = 0; g < groups.size(); ++g)
-    STD_TORCH_CHECK(keep[g] >= 0 && keep[g] <= groups[g].elements, "topk_masks: keep is ", keep[g], " of ", groups[g].elements);
+    expect(keep[g] >= 0 && keep[g] <= groups[g].elements, "topk_masks: keep is ", keep[g], " of ", groups[g].elements);
   const auto select = [&](int64_t g, int64_t threads) {
     const Group& group = groups[g];
     bool wide = false;

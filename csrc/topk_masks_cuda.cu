@@ -115,7 +115,7 @@ void rank_many(const std::vector<Row>& host, int64_t keep, bool magnitude, unsig
     k.chunks += chunks_of(row);
     input += row.n * (row.type == ScalarType::Double ? 8 : row.type == ScalarType::Float ? 4 : 2);
   }
-  STD_TORCH_CHECK(k.chunks < 2147483648 - 65536, "topk_masks: too many chunks in one ranking: ", k.chunks);
+  expect(k.chunks < 2147483648 - 65536, "topk_masks: too many chunks in one ranking: ", k.chunks);
   const int64_t entry = sizeof(Entry<Rank>), most = (PRUNE_MEMORY + input / 100) / (entry + entry / 4);
   if (k.total * static_cast<int64_t>(sizeof(Rank)) <= 4 * int64_t{PRUNE_WHOLE_SAMPLE}) {
     k.sample_size = k.total;
@@ -184,11 +184,11 @@ std::pair<int, int> transposed(const View& x) {
 Tensor topk_masks_cuda(const std::vector<Tensor>& tensors, const std::vector<int64_t>& keep, bool magnitude,
                        const std::vector<Tensor>& alive, const std::vector<Tensor>& out) {
   const int n = static_cast<int>(tensors.size());
-  STD_TORCH_CHECK(n > 0 && out.size() == tensors.size() && (alive.empty() || alive.size() == tensors.size()),
-                  "topk_masks: lists of unlike lengths");
+  expect(n > 0 && out.size() == tensors.size() && (alive.empty() || alive.size() == tensors.size()),
+         "topk_masks: lists of unlike lengths");
   const Place place(tensors[0]);
   const bool each = n == 1 || keep.size() != 1;  // a ranking for each tensor
-  STD_TORCH_CHECK(keep.size() == static_cast<size_t>(each ? n : 1), "topk_masks: keep has ", keep.size(), " counts for ", n, " tensors");
+  expect(keep.size() == static_cast<size_t>(each ? n : 1), "topk_masks: keep has ", keep.size(), " counts for ", n, " tensors");
   int64_t total = 0;
   for (const Tensor& t : tensors) total += t.numel();
   std::vector<Tensor> held;
@@ -198,14 +198,14 @@ Tensor topk_masks_cuda(const std::vector<Tensor>& tensors, const std::vector<int
   bool any_wide = false;
   for (int t = 0; t < n; ++t) {
     const View x = view(tensors[t]), m = view(out[t]);
-    STD_TORCH_CHECK(is_float(x.type), "topk_masks: tensors[", t, "] is no floating-point tensor");
-    STD_TORCH_CHECK(m.type == ScalarType::Bool && same_shape(m, x), "topk_masks: out[", t, "] does not fit");
+    expect(is_float(x.type), "topk_masks: tensors[", t, "] is no floating-point tensor");
+    expect(m.type == ScalarType::Bool && same_shape(m, x), "topk_masks: out[", t, "] does not fit");
     check_cuda(tensors[t], tensors[0], "topk_masks", "tensors", t);
     check_cuda(out[t], tensors[0], "topk_masks", "out", t);
     bool alike = same_layout(m, x);
     if (!alive.empty()) {
       const View a = view(alive[t]);
-      STD_TORCH_CHECK(a.type == ScalarType::Bool && same_shape(a, x), "topk_masks: alive[", t, "] does not fit");
+      expect(a.type == ScalarType::Bool && same_shape(a, x), "topk_masks: alive[", t, "] does not fit");
       check_cuda(alive[t], tensors[0], "topk_masks", "alive", t);
       alike = alike && same_layout(a, x);
     }
@@ -237,9 +237,9 @@ Tensor topk_masks_cuda(const std::vector<Tensor>& tensors, const std::vector<int
     start += x.numel;
     any_wide = any_wide || x.type == ScalarType::Double;
     rows.push_back(row);
-    if (each) STD_TORCH_CHECK(keep[t] >= 0 && keep[t] <= x.numel, "topk_masks: keep is ", keep[t], " of ", x.numel);
+    if (each) expect(keep[t] >= 0 && keep[t] <= x.numel, "topk_masks: keep is ", keep[t], " of ", x.numel);
   }
-  if (!each) STD_TORCH_CHECK(keep[0] >= 0 && keep[0] <= start, "topk_masks: keep is ", keep[0], " of ", start);
+  if (!each) expect(keep[0] >= 0 && keep[0] <= start, "topk_masks: keep is ", keep[0], " of ", start);
   const int64_t count = n;
   Tensor counts = torch::stable::new_empty(tensors[0], {&count, 1}, ScalarType::Long);
   auto* kept = static_cast<unsigned long long*>(counts.data_ptr());

@@ -196,6 +196,11 @@ def test_the_cuda_library_holds_code_for_every_architecture_that_it_reports() ->
         assert {("sm", 80), ("sm", 90)} <= held
 
 
+def test_kernels_refuse_without_streams_which_crash_where_libstdcxx_is_linked_in() -> None:
+    sources = {path.name: path.read_text() for path in (ROOT / "csrc").iterdir() if path.name != "expect.h"}
+    assert [name for name, text in sources.items() if re.search(r"TORCH_CHECK|\w*stream>", text)] == []
+
+
 @native
 def test_the_module_says_what_it_was_built_with() -> None:
     assert set(BUILT) == {"torch", "compiler", "nvcc", "archs"}
