@@ -9,13 +9,15 @@ import numpy as np
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-def load(data_dir: Path, images: int = 3000, test: int = 5000) -> tuple[Pair, None, Pair]:
-    """Returns (train, no validation, test): the first `images` of the first training batch, the first `test` test images.
+def load(data_dir: Path, images: int = 3000, test: int = 5000, validation: int = 0) -> tuple[Pair, Pair | None, Pair]:
+    """Returns (train, validation, test): the first images of the first training, the second training and the test batch.
 
-    `data_dir` holds cifar-10-batches-bin/; a part is ([n, 3, 16, 16] uint8, [n] int64). There are 10,000 of each at most.
+    `data_dir` holds cifar-10-batches-bin/; a part is ([n, 3, 16, 16] uint8, [n] int64). There are 10,000 of each at most;
+    without `validation` images that part is None.
     """
     folder = data_dir / "cifar-10-batches-bin"
-    return _read(folder / "data_batch_1.bin", images), None, _read(folder / "test_batch.bin", test)
+    held_out = _read(folder / "data_batch_2.bin", validation) if validation else None
+    return _read(folder / "data_batch_1.bin", images), held_out, _read(folder / "test_batch.bin", test)
 
 
 def _read(path: Path, images: int) -> Pair:
