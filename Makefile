@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 	$(BIN)/prune run digits --out runs
 
 test: $(VENV)/.tested
-	$(BIN)/python -m pytest --durations=15
+	$(BIN)/python -m pytest --durations=15 --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check cli pruning benchmarks tests setup.py
