@@ -130,7 +130,8 @@ class Retrain(Settings):
     learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
     to the tuned schedules. `optimizer_state` "keep" takes over the momenta that belong to the weights to start from (Renda
     et al. 2020), "reset" starts from none. `rewind_step` k, of technique weight-rewind, is lottery-ticket rewinding: the
-    weights of step k, trained from step k of the original schedule to its end (Frankle et al. 2021).
+    weights of step k, trained from step k of the original schedule to its end; with `schedule` "original" over the whole
+    schedule, from its first step (Frankle et al. 2021, section 3).
     """
 
     phase: Literal["retrain"] = "retrain"
@@ -164,9 +165,11 @@ class Retrain(Settings):
             return self
         if self.technique != "weight-rewind":
             raise ValueError(f"rewind_step is not used by technique '{self.technique}', only by weight-rewind")
-        if self.epochs is not None or self.schedule is not None:
+        if self.epochs is not None or self.schedule not in (None, "original"):
+            given = "epochs" if self.epochs is not None else f"schedule '{self.schedule}'"
             raise ValueError(
-                "with rewind_step the original schedule runs from that step to its end: leave out epochs and schedule"
+                "with rewind_step the original schedule runs from that step to its end, or with schedule 'original' the whole of it: "
+                f"leave out {given}"
             )
         return self
 
