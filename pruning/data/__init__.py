@@ -71,7 +71,8 @@ def load(
 ) -> Data:
     """Returns the data set `name`, split, on `device`.
 
-    `data_dir` None is the environment's PRUNE_DATA or ./data. augment "default": crop-flip for CIFAR, else none.
+    `data_dir` None is the environment's PRUNE_DATA or ./data. augment "default": crop-flip for CIFAR, else none;
+    "rotate-crop-flip": crop-flip, then turned by up to 15 degrees to either side (Zimmer et al. 2023 on CIFAR-100).
     normalize "channel": the data set's constants, for a function's data those of its training part; "image": per image;
     "default": the constants where there are any; "none": values divided to [0, 1] and no more. Options: `split_seed`
     (0) draws another split, `padding` (4) is the crop's; for others see :func:`pruning.data.folder.folder_data`. A
