@@ -364,3 +364,31 @@ def test_the_real_cifar10() -> None:
     # The constants in circulation are the mean of single images' deviations, a fifth below the deviation of all pixels.
     expected = torch.tensor([1.22, 1.22, 1.30], dtype=torch.float64)
     torch.testing.assert_close(square.sqrt(), expected, atol=0.01, rtol=0)
+
+
+def test_a_rotation_is_torchvisions() -> None:
+    v2 = pytest.importorskip("torchvision.transforms.v2.functional")
+    for height, width in ((32, 32), (9, 14)):
+        x = torch.randint(1, 256, (20, 3, height, width), dtype=torch.uint8)
+        angles = torch.linspace(-15, 15, 20)
+        out = transforms.rotate(x, angles)
+        theirs = torch.stack([v2.rotate(image, float(a)) for image, a in zip(x, angles, strict=True)])
+        assert float((out == theirs).float().mean()) > 0.995  # they round in float32
+        assert torch.equal(transforms.rotate(x, torch.zeros(20)), x)
+        assert torch.equal(transforms.rotate(x, torch.full((20,), 180.0)), x.flip(2, 3))
+
+
+def test_rotation_comes_on_top_of_crop_and_flip(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    turned, again, plain = (
+        data.load("cifar10", tmp_path, normalize="none", augment=augment)
+        for augment in ("rotate-crop-flip", "rotate-crop-flip", "crop-flip")
+    )
+    drawn = [d._prepare.draw(90, 3, 1, torch.device("cpu")) for d in (turned, plain)]
+    assert all(torch.equal(a, b) for a, b in zip(drawn[0][:2], drawn[1][:2], strict=True))
+    assert drawn[1][2] is None
+    assert 12 < float(drawn[0][2].abs().max()) <= 15
+    one, two = (torch.cat([x for x, _ in d.train_batches(size, 1, 3)]) for d, size in ((turned, 90), (again, 32)))
+    other = torch.cat([x for x, _ in plain.train_batches(90, 1, 3)])
+    assert torch.equal(one, two)
+    torch.testing.assert_close(one, transforms.rotate(other, drawn[0][2]))

@@ -171,6 +171,7 @@ def test_norm_init() -> None:
         ("resnet20", {"classes": 3}, ["no option 'classes'"]),
         ("vgg17", {}, ["vgg11, vgg13, vgg16, vgg19"]),
         ("vgg16", {"last_pool": "min"}, ["allowed: max, avg"]),
+        ("vgg16", {"linear_layers": 3}, ["must be 1 or 2"]),
         ("resnet18", {"stem": "5x5"}, ["allowed: 3x3, 7x7"]),
         ("wrn-27-10", {}, ["6n+4"]),
         ("wrn-28-0", {}, ["6n+4"]),
@@ -194,6 +195,32 @@ def test_wide_resnets_put_the_stride_where_their_form_does() -> None:
     assert (other.layer2[0].conv1.stride, other.layer2[0].conv2.stride) == ((1, 1), (2, 2))
     assert standard.conv1.bias is None
     assert other.conv1.bias is not None
+
+
+def test_vgg_with_two_linear_layers() -> None:
+    model = models.build("vgg16", CIFAR, 10, options={"linear_layers": 2}, seed=0)
+    assert sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)) == 14_977_728
+    plain = models.build("vgg16", CIFAR, 10, options={"width": 0.1}, seed=0)
+    assert not any(name.startswith("hidden") for name in plain.state_dict())
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet18"])
+def test_blocks_start_as_their_shortcuts(name: str) -> None:
+    settings = {"width": 0.2, "zero_last_gamma": True}
+    model = models.build(name, CIFAR, 10, options=settings, seed=0)
+    plain = models.build(name, CIFAR, 10, options={"width": 0.2}, seed=0).state_dict()
+    zeros = [n for n, p in model.state_dict().items() if not torch.equal(p, plain[n])]
+    assert len(zeros) == (9 if name == "resnet20" else 8)
+    assert all(n.endswith("bn2.weight") and not model.state_dict()[n].any() for n in zeros)
+    with pytest.raises(PlanError, match="zero_last_gamma"):
+        models.build(name, CIFAR, 10, options=settings, norm_init="one", seed=0)
+
+
+def test_torchvisions_blocks_start_as_their_shortcuts() -> None:
+    pytest.importorskip("torchvision")
+    model = models.build("torchvision:resnet34", CIFAR, 10, options={"zero_init_residual": True}, seed=0)
+    assert sum(n.endswith("bn2.weight") and not p.any() for n, p in model.named_parameters()) == 16
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}  # a decay of .9
 
 
 def test_torchvision_models() -> None:

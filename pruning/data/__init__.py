@@ -18,6 +18,7 @@ from pruning.data.own import own_data
 from pruning.data.places import data_folder
 from pruning.data.source import Source, divide
 from pruning.data.tensors import TensorData
+from pruning.data.tiny_imagenet import tiny_imagenet
 from pruning.plan import PlanError, suggest
 
 DATASETS: dict[str, str] = {
@@ -27,6 +28,7 @@ DATASETS: dict[str, str] = {
     "mnist": "MNIST, 70,000 images of 1x28x28 in 10 classes; --download fetches it",
     "fashion-mnist": "Fashion-MNIST, 70,000 images of 1x28x28 in 10 classes; --download fetches it",
     "folder": "a tree of images, DIR/train/CLASS/*.jpg, val and test likewise (extra 'vision')",
+    "tinyimagenet": "Tiny ImageNet as distributed, 110,000 images of 3x64x64 in 200 classes (extra 'vision')",
 }
 
 READERS: dict[str, Callable[[Path | str | None], Source]] = {
@@ -36,6 +38,8 @@ READERS: dict[str, Callable[[Path | str | None], Source]] = {
     "mnist": mnist,
     "fashion-mnist": fashion_mnist,
 }
+
+FILES: dict[str, Callable[..., Data]] = {"folder": folder_data, "tinyimagenet": tiny_imagenet}
 
 OPTIONS = ("split_seed", "padding")  # of every data set; a function's own options are its keyword arguments
 
@@ -71,7 +75,8 @@ def load(
 ) -> Data:
     """Returns the data set `name`, split, on `device`.
 
-    `data_dir` None is the environment's PRUNE_DATA or ./data. augment "default": crop-flip for CIFAR, else none.
+    `data_dir` None is the environment's PRUNE_DATA or ./data. augment "default": crop-flip for CIFAR, else none;
+    "rotate-crop-flip": crop-flip, then turned by up to 15 degrees to either side (Zimmer et al. 2023 on CIFAR-100).
     normalize "channel": the data set's constants, for a function's data those of its training part; "image": per image;
     "default": the constants where there are any; "none": values divided to [0, 1] and no more. Options: `split_seed`
     (0) draws another split, `padding` (4) is the crop's; for others see :func:`pruning.data.folder.folder_data`. A
@@ -87,9 +92,9 @@ def load(
     if usercode.is_code(name):
         offered = {"data_dir": data_folder(data_dir), "seed": seed}
         return own_data(name, offered, options, rule=split, split_seed=split_seed, **settings)
-    if name == "folder":
+    if name in FILES:
         where = (data_folder(data_dir), split, split_seed, settings)
-        return usercode.call("data 'folder'", partial(folder_data, *where), {}, options, typed=True)
+        return usercode.call(f"data '{name}'", partial(FILES[name], *where), {}, options, typed=True)
     if name not in READERS:
         allowed = ", ".join([*DATASETS, "file.py:function or package.module:function"])
         raise PlanError(f"data '{name}' is unknown{suggest(name, DATASETS)}; allowed: {allowed}")

@@ -42,12 +42,36 @@ def folder_data(
     """
     if size < 1 or resize < 0 or not 0 < area <= 1 or not 1 <= aspect < 100:
         raise PlanError("data 'folder': size must be at least 1, resize at least 0, area in (0, 1], aspect at least 1")
-    try:
-        v2 = importlib.import_module("torchvision.transforms.v2")
-    except ImportError as error:
-        raise PlanError(f"data 'folder' needs torchvision: pip install 'pruning[vision]' ({error})") from None
+    v2 = vision("folder")
     whole = v2.Resize(max(size, resize or round(size * 8 / 7)))
     trees = _trees(root, v2.Compose([whole, v2.CenterCrop(size), v2.PILToTensor()]))
+    return of_trees("folder", trees, rule, split_seed, settings, size=size, area=area, aspect=aspect)
+
+
+def vision(name: str) -> Any:
+    """Returns torchvision's transforms; PlanError says that data `name` need them."""
+    try:
+        return importlib.import_module("torchvision.transforms.v2")
+    except ImportError as error:
+        raise PlanError(f"data '{name}' needs torchvision: pip install 'pruning[vision]' ({error})") from None
+
+
+def of_trees(
+    name: str,
+    trees: dict[str, Any],
+    rule: str,
+    split_seed: int,
+    settings: dict[str, Any],
+    *,
+    size: int,
+    area: float,
+    aspect: float,
+) -> ItemData:
+    """Returns the data set of trees train, test and maybe validation; see :func:`folder_data` for the rest.
+
+    A tree has `classes`, `targets` (the labels) and `transform`, which makes an image to a uint8 tensor.
+    """
+    v2 = vision(name)
     if "validation" in trees:
         index = {part: (part, torch.arange(len(tree))) for part, tree in trees.items()}
     else:
@@ -58,7 +82,7 @@ def folder_data(
         part = v2.RandomResizedCrop(size, scale=(area, 1.0), ratio=(1 / aspect, aspect))
         augmented.transform = v2.Compose([part, v2.RandomHorizontalFlip(), v2.PILToTensor()])
     return ItemData(
-        "folder",
+        name,
         {part: (trees[origin], i) for part, (origin, i) in index.items()},
         len(trees["train"].classes),
         labels=torch.tensor(trees["train"].targets)[index["train"][1]],
@@ -83,7 +107,7 @@ def _trees(root: Path, transform: Any) -> dict[str, Any]:
     trees = {}
     for part, folder in folders.items():
         try:
-            trees[part] = datasets.ImageFolder(str(folder), transform, loader=_image)
+            trees[part] = datasets.ImageFolder(str(folder), transform, loader=image)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise PlanError(f"data 'folder': {folder} is no tree of class folders with images: {reason}") from None
@@ -96,9 +120,10 @@ def _trees(root: Path, transform: Any) -> dict[str, Any]:
     return trees
 
 
-def _image(path: str) -> Any:
+def image(path: str) -> Any:
+    """Returns the RGB image in a file; PlanError names one that cannot be read."""
     loader = importlib.import_module("torchvision.datasets.folder").pil_loader  # RGB; faster here than decode_image
     try:
         return loader(path)
     except Exception as error:
-        raise PlanError(f"data 'folder': {path} cannot be read as an image: {error}") from None
+        raise PlanError(f"{path} cannot be read as an image: {error}") from None

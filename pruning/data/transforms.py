@@ -5,6 +5,8 @@ Crops are padded with black pixels and normalization comes last, as in the paper
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +25,25 @@ def crop(x: Tensor, rows: Tensor, columns: Tensor, padding: int) -> Tensor:  # x
 def flip(x: Tensor, chosen: Tensor) -> Tensor:  # x [B, C, H, W], chosen [B] bool
     """Returns [B, C, H, W] with the chosen images mirrored left to right."""
     return torch.where(chosen[:, None, None, None], x.flip(3), x)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:  # x [B, C, H, W], angles [B] in degrees, on the CPU
+    """Returns [B, C, H, W]: each image turned counterclockwise about its middle, by the nearest pixel; corners are black.
+
+    Places are counted in whole numbers (2^-20 of a pixel), so that the result is the same on every device.
+    """
+    height, width = x.shape[-2:]
+    one = 2**20
+    radians = angles.double() * (math.pi / 180)
+    cos, sin = ((one * part).round().long().to(x.device).view(-1, 1, 1) for part in (radians.cos(), radians.sin()))
+    down = (2 * torch.arange(height, device=x.device) - (height - 1)).view(1, -1, 1)  # from the middle, in half pixels
+    right = (2 * torch.arange(width, device=x.device) - (width - 1)).view(1, 1, -1)
+    columns = (cos * right - sin * down + width * one).div(2 * one, rounding_mode="floor")  # [B, H, W]
+    rows = (sin * right + cos * down + height * one).div(2 * one, rounding_mode="floor")
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    places = (rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)).flatten(1).unsqueeze(1)
+    turned = x.flatten(2).gather(2, places.expand(-1, x.shape[1], -1)).view(x.shape)
+    return turned.masked_fill(~inside.unsqueeze(1), 0)
 
 
 def affine(mean: Tensor, std: Tensor, scale: float, dims: int) -> tuple[Tensor, Tensor]:  # [C] -> [C, 1, ..]

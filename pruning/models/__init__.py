@@ -24,14 +24,14 @@ from pruning.plan import PlanError, suggest
 MODELS: dict[str, str] = {
     "lenet-300-100": "fully connected, hidden layers of 300 and 100 units; lenet-A-B-... for others",
     "lenet-5": "two 5x5 convolutions and two linear layers (Han et al. 2015)",
-    "resnet20": "CIFAR ResNet (He et al. 2016); resnet{6n+2} for any depth; options shortcut=A|B|TF, width",
+    "resnet20": "CIFAR ResNet (He et al. 2016); resnet{6n+2} for any depth; options shortcut=A|B|TF, width, zero_last_gamma",
     "resnet32": "CIFAR ResNet, 32 layers",
     "resnet44": "CIFAR ResNet, 44 layers",
     "resnet56": "CIFAR ResNet, 56 layers",
     "resnet110": "CIFAR ResNet, 110 layers",
-    "resnet18": "ResNet-18 for small images; options stem=3x3|7x7, width",
-    "resnet34": "ResNet-34 for small images; options stem=3x3|7x7, width",
-    "vgg11": "VGG-11 with normalization and one linear layer; options width, bias, last_pool=max|avg",
+    "resnet18": "ResNet-18 for small images; options stem=3x3|7x7, width, zero_last_gamma",
+    "resnet34": "ResNet-34 for small images; options stem=3x3|7x7, width, zero_last_gamma",
+    "vgg11": "VGG-11 with normalization; options width, bias, last_pool=max|avg, linear_layers=1|2",
     "vgg13": "VGG-13 like it",
     "vgg16": "VGG-16 like it",
     "vgg19": "VGG-19 like it",
@@ -75,6 +75,8 @@ def build(
     `trial` (network, what it is) does.
     """
     what = f"model '{name}'"
+    if norm_init != "default" and (options or {}).get("zero_last_gamma"):
+        raise PlanError(f"norm_init '{norm_init}' would set the gammas that zero_last_gamma starts from 0; choose one")
     with usercode.seeded(seeds.derive(seed, "init")), torch.device("cpu"):
         offered = {"shape": shape if isinstance(shape, Mapping) else tuple(shape), "classes": classes}
         if usercode.is_code(name):

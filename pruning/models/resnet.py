@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pruning.models.lenet import scaled
-from pruning.models.resnet_cifar import stage
+from pruning.models.resnet_cifar import silent, stage
 from pruning.models.shapes import Shape
 from pruning.plan import PlanError, suggest
 
@@ -42,8 +42,13 @@ class ResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def resnet(depth: str, shape: Shape, classes: int, *, stem: str = "3x3", width: float = 1.0) -> nn.Module:
-    """Returns the ResNet of `depth` 18 or 34, with `width` times 64, 128, 256 and 512 channels."""
+def resnet(
+    depth: str, shape: Shape, classes: int, *, stem: str = "3x3", width: float = 1.0, zero_last_gamma: bool = False
+) -> nn.Module:
+    """Returns the ResNet of `depth` 18 or 34, with `width` times 64, 128, 256 and 512 channels.
+
+    With `zero_last_gamma` each block starts as its shortcut (:func:`pruning.models.resnet_cifar.silent`).
+    """
     if stem not in STEMS:
         raise PlanError(f"stem '{stem}' is unknown{suggest(stem, STEMS)}; allowed: {', '.join(STEMS)}")
-    return ResNet(BLOCKS[depth], shape, classes, stem, width)
+    return silent(ResNet(BLOCKS[depth], shape, classes, stem, width), zero_last_gamma)

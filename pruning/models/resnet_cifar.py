@@ -79,8 +79,30 @@ def stage(inputs: int, outputs: int, stride: int, blocks: int, shortcut: str) ->
     return nn.Sequential(Block(inputs, outputs, stride, around), *rest)
 
 
-def resnet_cifar(depth: str, shape: Shape, classes: int, *, shortcut: str = "A", width: float = 1.0) -> nn.Module:
-    """Returns the CIFAR ResNet of `depth` = 6n+2 layers, with `width` times 16, 32 and 64 channels."""
+def silent(model: nn.Module, wanted: bool) -> nn.Module:
+    """Returns the model; where `wanted`, the last gamma of each block is 0, so that the block starts as its shortcut.
+
+    Goyal et al. 2017 (section 5.1) start so, as do the ImageNet ResNets of Renda et al. 2020.
+    """
+    for module in model.modules() if wanted else ():
+        if isinstance(module, Block):
+            nn.init.zeros_(module.bn2.weight)
+    return model
+
+
+def resnet_cifar(
+    depth: str,
+    shape: Shape,
+    classes: int,
+    *,
+    shortcut: str = "A",
+    width: float = 1.0,
+    zero_last_gamma: bool = False,
+) -> nn.Module:
+    """Returns the CIFAR ResNet of `depth` = 6n+2 layers, with `width` times 16, 32 and 64 channels.
+
+    With `zero_last_gamma` each block starts as its shortcut (:func:`silent`).
+    """
     n, rest = divmod(int(depth) - 2, 6)
     if rest or n < 1 or depth in IMAGENET:  # 50 and 152 are 6n+2 as well, but everybody means others by them
         hint = f"; torchvision:resnet{depth} is the ImageNet network" if depth in IMAGENET else ""
@@ -90,4 +112,4 @@ def resnet_cifar(depth: str, shape: Shape, classes: int, *, shortcut: str = "A",
     if shortcut not in SHORTCUTS:
         near_name = suggest(shortcut, SHORTCUTS)
         raise PlanError(f"shortcut '{shortcut}' is unknown{near_name}; allowed: {', '.join(SHORTCUTS)}")
-    return CifarResNet(n, shape, classes, shortcut, width)
+    return silent(CifarResNet(n, shape, classes, shortcut, width), zero_last_gamma)

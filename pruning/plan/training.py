@@ -54,7 +54,7 @@ class Train(Settings):
     data_code: str | None = None
     task: Annotated[str, named("task")] | None = None  # what is learnt; None: as the data says
     split: SplitRule = "train-10"
-    augment: Literal["default", "none", "crop-flip", "crop"] = "default"
+    augment: Literal["default", "none", "crop-flip", "crop", "rotate-crop-flip"] = "default"
     normalize: Literal["default", "channel", "image", "none"] = "default"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     epochs: Length = 160
