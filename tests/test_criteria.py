@@ -222,6 +222,54 @@ def test_grasp_in_train_mode_is_of_one_network() -> None:
     torch.testing.assert_close(scores, expected)
 
 
+@pytest.mark.parametrize("micro_batch", [None, 6, 5])
+def test_train_mode_in_micro_batches_against_a_dense_hessian(micro_batch: int | None) -> None:
+    """The loss is the mean over the sample, each micro-batch normalized by its own statistics; g is that of the whole."""
+    model = network(activation=torch.tanh).double()
+    inputs, labels = sample()  # 12 examples: in micro-batches of 5 at most there are three of 4
+    count = {None: 1, 6: 2, 5: 3}[micro_batch]
+    shapes = [(name, dict(model.named_parameters())[name].shape) for name in WEIGHTS]
+    flat = torch.cat([dict(model.named_parameters())[name].detach().flatten() for name in WEIGHTS])
+
+    def loss(vector: Tensor) -> Tensor:
+        parts = vector.split([shape.numel() for _, shape in shapes])
+        state = {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+        total = vector.new_zeros(())
+        for i in range(count):
+            x, y = inputs[i::count].double(), labels[i::count]
+            x = F.conv2d(x, state["conv1.weight"], padding=1)
+            x = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+            x = torch.tanh(x * model.bn1.weight.view(-1, 1, 1) + model.bn1.bias.view(-1, 1, 1))
+            x = x + torch.tanh(F.conv2d(x, state["conv2.weight"], model.conv2.bias, padding=1, groups=2))
+            logits = F.linear(x.mean((2, 3)), state["fc.weight"], model.fc.bias) / temperature
+            total = total - logits.log_softmax(1)[torch.arange(len(y)), y].sum()
+        return total / len(labels)
+
+    watched = Watched(model)
+    for criterion, temperature in (("snip", 1.0), ("grasp", 200.0)):
+        gradient = torch.autograd.functional.jacobian(loss, flat)
+        expected = (flat * gradient).abs()
+        if criterion == "grasp":
+            expected = flat * (torch.autograd.functional.hessian(loss, flat) @ gradient)
+        scores = pruning.score(model, criterion, batch=(inputs, labels), mode="train", micro_batch=micro_batch)
+        torch.testing.assert_close(flattened(scores), expected, rtol=1e-8, atol=1e-11 * float(expected.abs().max()))
+        watched.check(model)  # running statistics among all else
+
+
+def test_grasp_in_train_mode_is_of_one_network_over_micro_batches() -> None:
+    """Both passes, that of the whole gradient and that of its product with the Hessian, drop the same activations."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(6, 3))
+    batch = (torch.randn(9, 6, generator=torch.Generator().manual_seed(0)), torch.arange(3).repeat(3))
+    seen: list[Tensor] = []
+    model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    scores = pruning.score(model, "grasp", batch=batch, mode="train", micro_batch=4)["1.weight"]
+    assert [len(x) for x in seen] == [3] * 6
+    assert torch.equal(torch.cat(seen[:3]), torch.cat(seen[3:]))
+    labels = torch.cat([batch[1][i::3] for i in range(3)])
+    expected = pruning.score(model[1], "grasp", batch=(torch.cat(seen[:3]), labels))["weight"]
+    torch.testing.assert_close(scores, expected)
+
+
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_the_callers_gradient_mode_does_not_matter(criterion: str) -> None:
     model = network()
@@ -414,7 +462,6 @@ def test_scores_that_are_all_zero_are_an_error() -> None:
         ("grasp", {"batch": (torch.zeros(3, 2, 5, 5), torch.zeros(3, 2, dtype=torch.int64))}, "finds no loss"),
         ("snip", {"batch": (torch.zeros(0, 2, 5, 5), torch.zeros(0, dtype=torch.int64))}, "batch is empty"),
         ("snip", {"batch": sample(), "mode": "test"}, "mode 'test' is unknown"),
-        ("snip", {"batch": sample(), "mode": "train", "micro_batch": 2}, "micro_batch needs mode 'eval'"),
         ("snip", {"batch": sample(), "micro_batch": 0}, "micro_batch must be at least 1"),
         ("magnitude", {"mode": "eval"}, "mode is not used by criterion 'magnitude'"),
         ("synflow", {"batch": sample(), "mode": "train"}, "mode is not used by criterion 'synflow'"),

@@ -10,7 +10,7 @@ import torch
 from pruning import engine
 from pruning.engine import fitting
 from pruning.masks import Masks
-from pruning.plan import Iterate, PlanError, Prune, Retrain, Train, make
+from pruning.plan import Iterate, PlanError, Prune, Retrain, Train, canonical, make
 from pruning.record import checkpoint, runs
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn (extra demo)")
@@ -92,6 +92,43 @@ def test_lottery_ticket_rewinding_runs_from_that_step_to_the_end(dense: Path, mo
         engine.advance(Retrain(technique="weight-rewind", rewind_step=4), prune(dense), dense.parent, device="cpu")
     with pytest.raises(PlanError, match="not used by technique 'lr-rewind'"):
         make(Retrain, {"technique": "lr-rewind", "rewind_step": 3})
+
+
+def test_lottery_ticket_rewinding_over_the_whole_schedule(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frankle et al. (2021, section 3): the weights of a step, the schedule and the order of the data from their beginning."""
+    seen: list[tuple[int, float]] = []
+    fit = fitting.loop.fit
+
+    def watched(network, data, optimizer, lr, **rest):  # type: ignore[no-untyped-def]
+        source, masks = checkpoint.load(dense / runs.step_file(3))[0], rest["method"].masks
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, source[name].where(masks[name], 0) if name in masks else source[name]), name
+        fit(network, data, optimizer, lambda step: seen.append((step, lr(step))) or lr(step), **rest)
+
+    monkeypatch.setattr(fitting.loop, "fit", watched)
+    whole = Retrain(technique="weight-rewind", rewind_step=3, schedule="original", optimizer_state="reset")
+    run = engine.advance(whole, prune(dense, sparsity=0.7), dense.parent, device="cpu")
+    rate = engine.dense_schedule(TRAIN, 2)
+    assert seen == [(step, rate(step)) for step in range(4)]
+    assert runs.read_summary(run)["epochs"] == 2
+    row = engine.preview([TRAIN, Prune(sparsity=0.7), whole], None, dense.parent, device="cpu")[-1]
+    assert (row["epochs"], row["steps"]) == (2, 4)
+    at_end = prune(
+        dense.parent / dense.name, at_step=3, sparsity=0.7
+    )  # as every other method at that step, but for the masks
+    same = engine.preview([Retrain(technique="fine-tune", schedule="original")], at_end, dense.parent, device="cpu")[0]
+    assert (same["epochs"], same["steps"]) == (2, 4)
+    for wrong in ({"schedule": "ft"}, {"epochs": 1}, {"schedule": "original", "epochs": 1}):
+        with pytest.raises(
+            PlanError, match="or with schedule 'original' the whole of it: leave out (epochs|schedule 'ft')"
+        ):
+            make(Retrain, {"technique": "weight-rewind", "rewind_step": 3, **wrong})
+
+
+def test_the_digests_of_plans_without_the_whole_schedule_are_as_they_were() -> None:
+    from_step = Retrain(technique="weight-rewind", rewind_step=3)
+    assert canonical(from_step) == '{"phase":"retrain","rewind_step":3,"technique":"weight-rewind"}'
+    assert canonical(Prune(sparsity=0.5, criterion="snip")) == '{"criterion":"snip","phase":"prune","sparsity":0.5}'
 
 
 def test_preview_counts_the_steps_that_are_left(dense: Path) -> None:

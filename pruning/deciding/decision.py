@@ -75,6 +75,7 @@ class Decision:
             allow_reparametrized=phase.allow_reparametrized,
             rounds=phase.rounds,
             mode=phase.scoring_mode,
+            micro_batch=phase.scoring_batch,
             ablation=phase.ablation,
             min_per_layer=phase.min_per_layer,
             filters=filters,

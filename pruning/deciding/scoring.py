@@ -47,8 +47,10 @@ def score(
     """Returns {name: scores} of the prunable weights, larger = keep; the model is left as it was.
 
     `batch` is (inputs, labels) or inputs alone, as the criterion needs; `mode` is the modules' mode while scoring, eval
-    unless "train"; `micro_batch` examples go through the model at once, without effect on the scores. `task` says how
-    the model is called and what its loss is, cross-entropy unless given. `masks` take weights out before scoring.
+    unless "train"; `micro_batch` examples go through the model at once, at most. In eval mode that changes rounding alone; in
+    train mode BatchNorm normalizes by the statistics of each micro-batch, so the scores depend on it, and None is the whole
+    sample (:class:`pruning.deciding.criteria.base.Sample`). `task` says how the model is called and what its loss is,
+    cross-entropy unless given. `masks` take weights out before scoring.
     Without a `generator` one is derived from `seed`.
     """
     model, batch = arguments.module(model), arguments.batch(batch)
@@ -96,7 +98,7 @@ def masked(weights: dict[str, Tensor], masks: Mapping[str, Tensor] | None) -> di
 def find(criterion: str, **options: object) -> Criterion:
     """Returns the criterion's entry; raises PlanError for an unknown name or an option that it does not use."""
     entry = CRITERIA.find(criterion)
-    settings = {"rounds": "rounds", "mode": "scoring_mode", "micro_batch": "samples_per_class"}
+    settings = {"rounds": "rounds", "mode": "scoring_mode", "micro_batch": "scoring_batch"}
     for name, value in options.items():
         if value is not None and settings[name] not in entry.options:
             raise PlanError(f"{name} is not used by criterion '{criterion}'")
@@ -129,8 +131,6 @@ def make_sample(
         raise PlanError("the batch is empty")
     if mode not in (None, "eval", "train"):
         raise PlanError(f"mode '{mode}' is unknown; allowed: eval, train")
-    if mode == "train" and micro_batch is not None:
-        raise PlanError("micro_batch needs mode 'eval': in train mode the scores would depend on it")
     task = task() if isinstance(task, type) else task
     return Sample(generator, inputs, labels, mode or "eval", micro_batch, task or CrossEntropy())
 

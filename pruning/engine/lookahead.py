@@ -78,7 +78,7 @@ def look_ahead(session: Session, phases: Sequence[Phase], parent: Path | None, o
             if parent is not None:
                 kept.find_state(phase, runs.history(parent)[0], train.epochs)
             steps = techniques.steps(phase, train.epochs, per_epoch)
-            skipped = phase.rewind_step or 0
+            skipped = techniques.first_step(phase)
         name = digest(phase, name)
         folder = out / runs.folder_name(phase, train, name)
         done = runs.is_run(folder) and runs.is_done(folder)

@@ -141,7 +141,7 @@ def _prepare_retrain(session: Session, job: Job, phase: Retrain) -> Callable[[],
     cycle = sum(isinstance(runs.read_phase(p), Retrain) for p in runs.history(job.parent)) + 1
     per_epoch = job.bench.data.steps_per_epoch(train.batch_size)
     total = techniques.steps(phase, train.epochs, per_epoch)
-    first_step = phase.rewind_step or 0
+    first_step = techniques.first_step(phase)
     if first_step >= total:
         raise PlanError(f"rewind_step {first_step} leaves nothing to train: the training has {total} steps")
     method, extra, dense = Method(masks), [], None
@@ -204,7 +204,7 @@ def _retrain_schedule(job: Job, phase: Retrain) -> Callable[[int], float]:
     train = job.bench.located
     per_epoch = job.bench.data.steps_per_epoch(train.batch_size)
     name = techniques.schedule(phase)
-    if phase.rewind_step is not None:
+    if phase.rewind_step is not None:  # the original schedule, whichever step it starts at
         return dense_schedule(train, per_epoch)
     return schedules.retraining(
         name,

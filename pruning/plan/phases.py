@@ -30,7 +30,9 @@ class Prune(Settings):
     `include` adds parameters of two or more dimensions by name, embeddings or stacked experts (`PATTERN@AXIS`: their output
     units lie along that axis).
     `rounds` (re-scored each round), `scoring_mode` and `samples_per_class` None mean the criterion's own: one round but
-    100 for synflow, eval mode, 10 examples of each class; a criterion that does not use one refuses it.
+    100 for synflow, eval mode, 10 examples of each class; a criterion that does not use one refuses it. `scoring_batch`
+    examples go through the network at once, at most. In eval mode that changes rounding alone, and None is what fits. In train
+    mode BatchNorm normalizes each micro-batch by its own statistics, so the scores depend on it, and None is the whole sample.
     `min_per_layer` weights stay in every layer; `layer_rates` {name or pattern: density} belongs to allocation "rates".
     `at_epoch` or `at_step` prunes the state that the training kept at that point (0 is the initialization) in place of its
     last. `recalibrate` "one-pass" sends the training images through the pruned network once, to renew the running
@@ -56,6 +58,7 @@ class Prune(Settings):
     rounds: Annotated[int, Field(ge=1)] | None = None
     scoring_mode: ScoringMode | None = None
     samples_per_class: Annotated[int, Field(ge=1)] | None = None
+    scoring_batch: Annotated[int, Field(ge=1)] | None = None
     ablation: Annotated[str, named("ablation")] | None = None
     min_per_layer: Annotated[int, Field(ge=0)] = 0
     layer_rates: dict[str, Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]] = Field(default={})
@@ -127,7 +130,8 @@ class Retrain(Settings):
     learning-rate schedule; `schedule` replaces the latter. `schedule_lr` and `schedule_warmup` (a share of the steps) belong
     to the tuned schedules. `optimizer_state` "keep" takes over the momenta that belong to the weights to start from (Renda
     et al. 2020), "reset" starts from none. `rewind_step` k, of technique weight-rewind, is lottery-ticket rewinding: the
-    weights of step k, trained from step k of the original schedule to its end (Frankle et al. 2021).
+    weights of step k, trained from step k of the original schedule to its end; with `schedule` "original" over the whole
+    schedule, from its first step (Frankle et al. 2021, section 3).
     """
 
     phase: Literal["retrain"] = "retrain"
@@ -161,9 +165,11 @@ class Retrain(Settings):
             return self
         if self.technique != "weight-rewind":
             raise ValueError(f"rewind_step is not used by technique '{self.technique}', only by weight-rewind")
-        if self.epochs is not None or self.schedule is not None:
+        if self.epochs is not None or self.schedule not in (None, "original"):
+            given = "epochs" if self.epochs is not None else f"schedule '{self.schedule}'"
             raise ValueError(
-                "with rewind_step the original schedule runs from that step to its end: leave out epochs and schedule"
+                "with rewind_step the original schedule runs from that step to its end, or with schedule 'original' the whole of it: "
+                f"leave out {given}"
             )
         return self
 

@@ -63,6 +63,14 @@ def steps(phase: Retrain, original: int | float | str, per_epoch: int) -> int:
     return in_steps(original, per_epoch) + own if fresh else own
 
 
+def first_step(phase: Retrain) -> int:
+    """Returns the step of the dense training's schedule and data order that the retraining starts at.
+
+    0 but with `rewind_step` alone; with `schedule` "original" its weights train over the whole schedule (Frankle et al. 2021, section 3).
+    """
+    return 0 if phase.rewind_step is None or phase.schedule is not None else phase.rewind_step
+
+
 def epochs(phase: Retrain, original: int | float | str) -> int | float | None:
     """Returns how many epochs the retraining runs; None where a length is in steps, so that the data must be known."""
     own, whole = known_epochs(length(phase, original)), known_epochs(original)

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 
 from pruning.registry import Function, Registry
 
-OPTIONS = {"nothing": (), "inputs": ("rounds",), "labels": ("rounds", "scoring_mode", "samples_per_class")}
+OPTIONS = {
+    "nothing": (),
+    "inputs": ("rounds",),
+    "labels": ("rounds", "scoring_mode", "samples_per_class", "scoring_batch"),
+}
 
 
 @dataclass(frozen=True)

@@ -57,23 +57,33 @@ class CrossEntropy:
 class Sample:
     """A sample (inputs [n, ...] and labels [n, ...], where the criterion needs them), and how to score it.
 
-    Inputs and labels are tensors, or tuples and dicts of such, as the `task` takes them.
+    Inputs and labels are tensors, or tuples and dicts of such, as the `task` takes them. In train mode the loss that is scored
+    is the mean over the sample, with each micro-batch normalized by its own BatchNorm statistics; without a `micro_batch` the
+    whole sample is one.
     """
 
     generator: torch.Generator
     inputs: Any = None
     labels: Any = None
     mode: ScoringMode = "eval"
-    micro_batch: int | None = None  # examples at once; in eval mode the scores do not depend on it
+    micro_batch: int | None = None  # examples at once, at most; in eval mode the scores do not depend on it
     task: Objective = field(default_factory=CrossEntropy)
 
-    def parts(self, like: Tensor) -> Iterator[tuple[Any, Any]]:
-        """Yields (inputs, labels) in micro-batches on the device of `like`, floating inputs in its dtype.
+    def slices(self) -> list[slice]:
+        """Returns which examples each micro-batch takes.
 
-        In train mode the sample is one.
+        In train mode there are p = ceil(n / micro_batch) of them, and the i-th takes examples i, i + p, i + 2p ...: a sample
+        that is sorted by class is spread evenly over them, and their sizes differ by one at most.
         """
         number = trees.examples(self.labels)
-        size = number if self.mode == "train" else self.micro_batch or min(MICRO_BATCH, self.task.evaluation_batch)
+        if self.mode == "train":
+            count = -(-number // (self.micro_batch or number))
+            return [slice(i, None, count) for i in range(count)]
+        size = self.micro_batch or min(MICRO_BATCH, self.task.evaluation_batch)
+        return [slice(start, start + size) for start in range(0, number, size)]
+
+    def parts(self, like: Tensor) -> Iterator[tuple[Any, Any]]:
+        """Yields (inputs, labels) in micro-batches on the device of `like`, floating inputs in its dtype."""
 
         def placed(x: Tensor) -> Tensor:
             x = x.to(like) if x.is_floating_point() else x.to(like.device)
@@ -83,8 +93,7 @@ class Sample:
             y = y.to(like.device)
             return y.clone() if y.is_inference() else y
 
-        for start in range(0, number, size):
-            now = slice(start, start + size)
+        for now in self.slices():
             yield (
                 trees.each(lambda t, now=now: placed(t[now]), self.inputs),  # type: ignore[misc]
                 trees.each(lambda t, now=now: labelled(t[now]), self.labels),  # type: ignore[misc]
@@ -109,23 +118,30 @@ def stand_ins(model: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtyp
 
 
 @contextmanager
-def as_it_was(model: nn.Module, sample: Sample) -> Iterator[None]:
+def as_it_was(model: nn.Module, sample: Sample) -> Iterator[Callable[[], None]]:
     """Runs its body with the model in `sample.mode`; modes of all modules and global random states are put back after it.
 
-    In train mode the random states start from `sample.generator`, so that dropout depends on nothing else. Attention runs
-    by its plain formula, the only one with second derivatives.
+    In train mode the random states start from `sample.generator`, so that dropout depends on nothing else; what is yielded
+    sets them back to that start, for a second pass with the same dropout. Attention runs by its plain formula, the only one
+    with second derivatives.
     """
     modes = [(module, module.training) for module in model.modules()]
     cuda = torch.cuda.is_initialized()
+    seed: int | None = None
+
+    def again() -> None:
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+            if cuda:
+                torch.cuda.manual_seed_all(seed)
+
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if cuda else []), sdpa_kernel(SDPBackend.MATH):
         try:
             if sample.mode == "train":
                 seed = int(torch.randint(2**62, (), generator=sample.generator, device=sample.generator.device))
-                torch.default_generator.manual_seed(seed)
-                if cuda:
-                    torch.cuda.manual_seed_all(seed)
+                again()
             model.train(sample.mode == "train")
-            yield
+            yield again
         finally:
             for module, training in modes:
                 module.training = training

@@ -2,7 +2,8 @@
 
 The loss is the mean over the whole sample: cross-entropy, or that of the task. Micro-batches add up their shares of the
 mean, so the gradient g, and the product Hg with the Hessian H of that same mean, are those of the sample however it is
-split.
+split. In train mode the mean itself depends on the split, as BatchNorm normalizes each micro-batch by its own statistics;
+g is that of the whole mean, and Hg the sum over micro-batches of H_i g.
 
 Deviations from the original implementations: SNIP scores weights only, no biases, and the network is not reinitialized;
 GraSP scores the model's own linear layers (the original draws new ones), in eval mode unless asked otherwise.
@@ -50,10 +51,10 @@ def _gradient_flow(model: nn.Module, weights: dict[str, Tensor], sample: Sample)
     """Returns w Hg with g and H of the loss at temperature 200."""
     state, leaves = _leaves(model, weights)
     product = [torch.zeros_like(w) for w in leaves]
-    with as_it_was(model, sample):
-        parts = list(sample.parts(leaves[0]))
-        whole = _gradient(model, state, leaves, sample, TEMPERATURE, "grasp") if len(parts) > 1 else None
-        for inputs, labels in parts:
+    with as_it_was(model, sample) as again:
+        whole = _gradient(model, state, leaves, sample, TEMPERATURE, "grasp") if len(sample.slices()) > 1 else None
+        again()  # the same dropout in both passes, which are of one loss
+        for inputs, labels in sample.parts(leaves[0]):
             loss = _loss(model, state, inputs, labels, sample, TEMPERATURE, "grasp")
             own = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
             target = whole or [g.detach() for g in own]  # of one part, its own: the same dropout, one pass less
