@@ -2,9 +2,9 @@
 
     python benchmarks/dead_channels.py [--data-dir DIR] [--seeds 5] [--network resnet20 ...] [--record FILE]
 
-A channel is dead where all its weights are pruned; counted are the output channels of every convolution, shortcuts included. SNIP and
-GraSP are scored in eval and in train mode, on 10 training images of each class. Where CIFAR-10 does not lie in --data-dir, and
-for ResNet-18 always, the images are normal noise.
+A channel is dead where all its weights are pruned; counted are the output channels of every convolution, shortcuts included.
+SNIP and GraSP are scored in eval and in train mode, on 10 training images of each class. Where CIFAR-10 does not lie in
+--data-dir, and for ResNet-18 always, the images are normal noise.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ import torch
 from torch import Tensor
 
 from pruning import data, models, prune
+from pruning.deciding.ablations import ABLATIONS
 from pruning.deciding.filters import filters_kept
 from pruning.errors import PlanError
+from pruning.masks import Masks
 from pruning.record.environment import environment
+from pruning.seeds import generator
 
 TRAIN = {"weight_init": "he-normal-fan-in", "norm_init": "uniform"}
 
@@ -58,15 +61,19 @@ CASES: dict[str, dict[str, Any]] = {
     "grasp, eval": {"criterion": "grasp", "mode": "eval"},
     "grasp, train": {"criterion": "grasp", "mode": "train"},
     "synflow": {"criterion": "synflow"},
-    "synflow, shuffled": {"criterion": "synflow", "ablation": "shuffle"},
 }
+SHUFFLED = "synflow, shuffled"  # of the same masks
 
 
-def dead_share(network: Network, sample: tuple[Tensor, Tensor], seed: int, **asked: Any) -> float:
-    """Returns the percentage of dead convolution channels after pruning the network's initialization."""
+def decided(network: Network, sample: tuple[Tensor, Tensor], seed: int, **asked: Any) -> Masks:
+    """Returns the masks of the network's initialization."""
     model = models.build(network.model, network.shape, network.classes, options=network.options, seed=seed, **TRAIN)  # type: ignore[arg-type]
     needs = asked["criterion"] != "magnitude"
-    masks = prune(model, network.sparsity, batch=sample if needs else None, seed=seed, tell=lambda event: None, **asked)
+    return prune(model, network.sparsity, batch=sample if needs else None, seed=seed, tell=lambda event: None, **asked)
+
+
+def dead_share(masks: Masks) -> float:
+    """Returns the percentage of convolution channels without a weight."""
     counts = [filters_kept({name: mask})[name] for name, mask in masks.items() if mask.dim() == 4]
     return 100 * (1 - sum(kept for kept, _ in counts) / sum(total for _, total in counts))
 
@@ -100,14 +107,21 @@ def main() -> None:
         lines += ["", f"{name}, sparsity {100 * network.sparsity:.1f} %, {what}", ""]
         lines += ["| criterion | paper, % | mean, % | least | greatest | n |", "|---|---|---|---|---|---|"]
         for case in arguments.case:
-            found = []
+            found: list[float] = []
+            shuffled: list[float] = []
             for seed in range(arguments.seeds):
                 sample = noise(network, seed) if images is None else images.balanced(10, seed)
-                found.append(dead_share(network, sample, seed, **CASES[case]))
-            paper = network.paper[case if case in network.paper else case.partition(",")[0]]
-            row = f"| {case} | {paper} | {statistics.fmean(found):.1f} | {min(found):.1f} | {max(found):.1f} | {len(found)} |"
-            lines.append(row)
-            print(f"{name} {row} {time.perf_counter() - start:.0f} s", flush=True)
+                masks = decided(network, sample, seed, **CASES[case])
+                found.append(dead_share(masks))
+                if case == "synflow":
+                    mixed = ABLATIONS.find("shuffle").load()(masks, None, generator(seed, "scores"))
+                    shuffled.append(dead_share(mixed))
+            for label, values in ((case, found), (SHUFFLED, shuffled)):
+                if values:
+                    paper = network.paper[label if label == SHUFFLED else case.partition(",")[0]]
+                    ends = f"{min(values):.1f} | {max(values):.1f} | {len(values)}"
+                    lines.append(f"| {label} | {paper} | {statistics.fmean(values):.1f} | {ends} |")
+                    print(f"{name} {lines[-1]} {time.perf_counter() - start:.0f} s", flush=True)
     made = environment(torch.device("cpu"))
     lines += [
         "",

@@ -33,8 +33,8 @@ def retrain(
     state that the training kept: prune train ... --set keep_epochs=[0,130]. More settings: schedule_lr,
     schedule_warmup, optimizer_state.
 
-    Lottery-ticket rewinding is weight-rewind with --set rewind_step=STEP: the weights of that step, trained from there to the end of the
-    schedule, or with --schedule original over the whole schedule.
+    Lottery-ticket rewinding is weight-rewind with --set rewind_step=STEP: the weights of that step, trained from there to
+    the end of the schedule, or with --schedule original over the whole schedule.
 
     With --method a dense run is trained on with a method that prunes, from its weights and momenta; the optimizer and its
     settings are the training's.

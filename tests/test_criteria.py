@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -231,7 +232,7 @@ def test_train_mode_in_micro_batches_against_a_dense_hessian(micro_batch: int | 
     shapes = [(name, dict(model.named_parameters())[name].shape) for name in WEIGHTS]
     flat = torch.cat([dict(model.named_parameters())[name].detach().flatten() for name in WEIGHTS])
 
-    def loss(vector: Tensor) -> Tensor:
+    def loss(vector: Tensor, temperature: float) -> Tensor:
         parts = vector.split([shape.numel() for _, shape in shapes])
         state = {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
         total = vector.new_zeros(())
@@ -247,10 +248,11 @@ def test_train_mode_in_micro_batches_against_a_dense_hessian(micro_batch: int | 
 
     watched = Watched(model)
     for criterion, temperature in (("snip", 1.0), ("grasp", 200.0)):
-        gradient = torch.autograd.functional.jacobian(loss, flat)
+        scaled = partial(loss, temperature=temperature)
+        gradient = torch.autograd.functional.jacobian(scaled, flat)
         expected = (flat * gradient).abs()
         if criterion == "grasp":
-            expected = flat * (torch.autograd.functional.hessian(loss, flat) @ gradient)
+            expected = flat * (torch.autograd.functional.hessian(scaled, flat) @ gradient)
         scores = pruning.score(model, criterion, batch=(inputs, labels), mode="train", micro_batch=micro_batch)
         torch.testing.assert_close(flattened(scores), expected, rtol=1e-8, atol=1e-11 * float(expected.abs().max()))
         watched.check(model)  # running statistics among all else

@@ -111,6 +111,11 @@ def test_lottery_ticket_rewinding_over_the_whole_schedule(dense: Path, monkeypat
     rate = engine.dense_schedule(TRAIN, 2)
     assert seen == [(step, rate(step)) for step in range(4)]
     assert runs.read_summary(run)["epochs"] == 2
+    masks, neurons = Masks.load(run / runs.MASKS), runs.read_summary(run)["neurons"]
+    for name, (dead, total) in neurons["dead"].items():
+        assert (dead, total) == (int((~masks[name].flatten(1).any(1)).sum()), len(masks[name])), name
+    assert neurons["by_sparsity"][0] == sum(total for _, total in neurons["dead"].values())
+    assert neurons["by_sparsity"][100] == sum(dead for dead, _ in neurons["dead"].values())
     row = engine.preview([TRAIN, Prune(sparsity=0.7), whole], None, dense.parent, device="cpu")[-1]
     assert (row["epochs"], row["steps"]) == (2, 4)
     at_end = prune(

@@ -15,7 +15,7 @@ from pruning.engine.adopting import take
 from pruning.engine.fitting import fit_in, masked_state, optimizer_state, split_state
 from pruning.engine.impact import impact
 from pruning.engine.lookahead import check_points
-from pruning.engine.results import load_state, measure, metric_on_test, summarize
+from pruning.engine.results import load_state, measure, metric_on_test, neurons, summarize
 from pruning.engine.session import Session, Workbench
 from pruning.events import PhaseStarted
 from pruning.masks import Masks
@@ -233,7 +233,9 @@ def _finish(
     checkpoint.save(job.folder / runs.WEIGHTS, state)
     checkpoint.save(job.folder / runs.MOMENTA, momenta)
     records = runs.log(job.folder)
-    measured = measure(job.bench, network, masks)
+    chain = [job.phase, *(runs.read_phase(p) for p in runs.history(job.parent))] if job.parent else [job.phase]
+    include = {pattern for phase in chain for pattern in phase.include}
+    measured = measure(job.bench, network, masks) | neurons(network, masks, sorted(include))
     trained = sum(r["train_seconds"] for r in records)
     steps = job.bench.data.steps_per_epoch(job.bench.train.batch_size)
     part = records[-1]["step"] % steps if records else 0  # of an epoch that was not finished

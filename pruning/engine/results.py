@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from pruning import ops, trees
-from pruning.deciding.filters import densities
+from pruning.deciding.filters import densities, filters_kept, neurons_by_sparsity
 from pruning.engine.session import Workbench
 from pruning.flops import count_macs
 from pruning.masks import Masks, model_sparsity, prunable, unpruned
+from pruning.masks.prunable import output_axes
 from pruning.masks.reparametrized import reparametrized
 from pruning.plan import SCHEMA, PlanError
 from pruning.record import checkpoint, runs, whole
@@ -68,6 +70,19 @@ def measure(bench: Workbench, network: nn.Module, masks: Masks | None, exclude: 
         "unpruned": unpruned(network, counts),
         **structure,
     }
+
+
+def neurons(network: nn.Module, masks: Masks | None, include: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns {"neurons": what the masks leave of filters and neurons}; nothing of a dense network.
+
+    `dead` holds {layer: [those with no weight left, all]}, `by_sparsity` the counts of :func:`neurons_by_sparsity`. `include` are
+    the patterns that parameters were made prunable with.
+    """
+    if masks is None:
+        return {}
+    axes = output_axes(network, include)
+    dead = {name: [total - kept, total] for name, (kept, total) in filters_kept(masks, axes).items()}
+    return {"neurons": {"dead": dead, "by_sparsity": neurons_by_sparsity(masks, axes)}}
 
 
 def metric_on_test(bench: Workbench, network: nn.Module) -> float:

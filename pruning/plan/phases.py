@@ -168,8 +168,8 @@ class Retrain(Settings):
         if self.epochs is not None or self.schedule not in (None, "original"):
             given = "epochs" if self.epochs is not None else f"schedule '{self.schedule}'"
             raise ValueError(
-                "with rewind_step the original schedule runs from that step to its end, or with schedule 'original' the whole of it: "
-                f"leave out {given}"
+                "with rewind_step the original schedule runs from that step to its end, or with schedule 'original' the whole "
+                f"of it: leave out {given}"
             )
         return self
 

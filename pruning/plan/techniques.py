@@ -66,7 +66,8 @@ def steps(phase: Retrain, original: int | float | str, per_epoch: int) -> int:
 def first_step(phase: Retrain) -> int:
     """Returns the step of the dense training's schedule and data order that the retraining starts at.
 
-    0 but with `rewind_step` alone; with `schedule` "original" its weights train over the whole schedule (Frankle et al. 2021, section 3).
+    0 but with `rewind_step` alone; with `schedule` "original" its weights train over the whole schedule (Frankle et al. 2021,
+    section 3).
     """
     return 0 if phase.rewind_step is None or phase.schedule is not None else phase.rewind_step
 

@@ -74,6 +74,15 @@ class Unpruned(BaseModel):
     parameters: list[Name]
 
 
+class Neurons(BaseModel):
+    """What masks leave of filters and neurons: by layer [dead, all]; how many have at least 0, 1 ... 100 % of weights pruned."""
+
+    model_config = ConfigDict(strict=True)
+
+    dead: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]]
+    by_sparsity: Annotated[list[Count], Field(min_length=101, max_length=101)]
+
+
 class Summary(BaseModel):
     """summary.json: what readers of results rely on."""
 
@@ -104,6 +113,7 @@ class Summary(BaseModel):
     seconds: Number | None = None
     images_per_second: Number | None = None
     layers: dict[str, Annotated[list[Count], Field(min_length=2, max_length=2)]] | None = None
+    neurons: Neurons | None = None
     unpruned: list[Unpruned] | None = None
     classes: Annotated[int, Field(ge=1)] | None = None
     task: Name = "classification"

@@ -6,7 +6,7 @@ falls idle in the layers that read it, its input channels there, is counted by `
 """
 
 from pruning.deciding.filters.li_rates import LI, li_counts
-from pruning.deciding.filters.remains import filters_kept, neuron_collapse
+from pruning.deciding.filters.remains import filters_kept, neuron_collapse, neurons_by_sparsity
 from pruning.deciding.filters.selection import (  # fmt: skip
     POOLS,
     allocate_filters,
@@ -22,6 +22,6 @@ from pruning.deciding.filters.units import Units, eligible, find_units
 
 __all__ = [
     "LI", "POOLS", "Units", "allocate_filters", "densities", "eligible", "expand", "filters_kept",
-    "find_units", "li_counts", "neuron_collapse", "pool", "prune_filters", "random_scores", "refit",
+    "find_units", "li_counts", "neuron_collapse", "neurons_by_sparsity", "pool", "prune_filters", "random_scores", "refit",
     "shrink", "shrink_with_library",
 ]  # fmt: skip

@@ -2,50 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pruning.plan.lengths import counted
 from pruning.record import runs
-from pruning.study.report.figures import Figure, Line, Panel
+from pruning.study.report import over_time
+from pruning.study.report.figures import Figure, Panel
 from pruning.study.report.groups import Group, best, by_series, envelope, tuned
+from pruning.study.report.lines import dense_level, how_many, line_of, metric_title, sparsest, through
 from pruning.study.report.rows import EPOCHS, Section
 from pruning.study.report.tables import percent
-from pruning.study.spread import Spread, spread
+from pruning.study.spread import spread
 
 PANELS = 6  # at most; more are thinned out evenly
 
 
 def figures(section: Section) -> list[Figure]:
-    """Returns the figures that the section's data can fill, those that its study names first."""
-    found = {name: figure for name, make in FIGURES.items() if (figure := make(section)) is not None}
+    """Returns the figures that the section's data can fill, those that its study names first; some only where it names them."""
+    wanted = {name: make for name, make in FIGURES.items() if name not in ASKED or name in section.figures}
+    found = {name: figure for name, make in wanted.items() if (figure := make(section)) is not None}
     first = [found.pop(name) for name in section.figures if name in found]
     return [*first, *found.values()]
-
-
-def _line(name: str, members: Sequence[Group], x: Callable[[Group], float | None], y: str, section: Section) -> Line:
-    scale = section.metric.scale if y == "metric" else 1.0
-    points = []
-    for group in members:
-        value, place = spread(group.values(y), section.convention), x(group)
-        if value is not None and place is not None:
-            points.append((place, value.middle * scale, value.low * scale, value.high * scale, value.n))
-    points.sort()
-    columns = list(zip(*points, strict=True)) or [()] * 5
-    return Line(name, *columns)
-
-
-def _through(name: str, x: Iterable[float], values: Sequence[Spread]) -> Line:
-    return Line(name, list(x), [v.middle for v in values], [v.low for v in values], [v.high for v in values])
-
-
-def _dense(section: Section) -> tuple[str, float] | None:
-    """Returns the dense networks' metric, where they are all of one network and data set."""
-    found = [summary for summary in section.dense if not summary["sparsity"]]
-    if len({(summary["model"], summary["data"]) for summary in found}) != 1:
-        return None
-    middle = spread([summary["metric"] for summary in found], section.convention)
-    return None if middle is None else (f"dense (n = {middle.n})", section.metric.scale * middle.middle)
 
 
 def _speedup(group: Group) -> float | None:
@@ -60,19 +38,6 @@ def _panels_by(found: Sequence[Group], key: Callable[[Group], Any]) -> list[tupl
     return [(value, [group for group in found if key(group) == value]) for value in values]
 
 
-def _name(section: Section) -> str:
-    """Returns the metric's name as a title begins with it."""
-    name = section.metric.name
-    return name[:1].upper() + name[1:]
-
-
-def _n(section: Section) -> str:
-    counts = sorted({len(group.done) for group in tuned(section) if group.done})
-    shown = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    band = "median, min to max" if section.convention == "median" else "mean, ± standard deviation"
-    return f"{band}, {shown}"
-
-
 def _against(
     name: str, what: str, xlabel: str, x: Callable[[Group], float | None], log: bool = False, y: str = "metric"
 ) -> Callable[[Section], Figure | None]:
@@ -82,13 +47,15 @@ def _against(
             return None
         panels = []
         for epochs, members in _panels_by(found, lambda g: g.retrain_epochs if g.cycles < 2 else -1):
-            lines = [_line(s, part, x, y, section) for s, part in by_series(members).items()]
+            lines = [line_of(s, part, x, y, section) for s, part in by_series(members).items()]
             title = f"{counted(epochs, 'epoch')} of retraining" if epochs >= 0 else "iterative"
             if any(len(line.x) > 1 for line in lines):
-                panels.append(Panel(lines, title, _dense(section) if y == "metric" else None))
+                panels.append(Panel(lines, title, dense_level(section) if y == "metric" else None))
         ylabel = f"test {section.metric.label}" if y == "metric" else "theoretical speedup"
         return (
-            Figure(name, f"{what.format(metric=_name(section))} ({_n(section)})", xlabel, ylabel, panels, log)
+            Figure(
+                name, f"{what.format(metric=metric_title(section))} ({how_many(section)})", xlabel, ylabel, panels, log
+            )
             if panels
             else None
         )
@@ -102,14 +69,14 @@ def _retraining(section: Section) -> Figure | None:
         return None
     panels = [
         Panel(
-            [_line(s, part, lambda g: g.retrain_epochs, "metric", section) for s, part in by_series(members).items()],
+            [line_of(s, part, lambda g: g.retrain_epochs, "metric", section) for s, part in by_series(members).items()],
             f"sparsity {percent(sparsity, 1)} %",
-            _dense(section),
+            dense_level(section),
         )
         for sparsity, members in _panels_by(found, lambda g: g.sparsity)
     ]
     panels = [panel for panel in panels if any(len(line.x) > 1 for line in panel.lines)]
-    title = f"{_name(section)} against retraining time ({_n(section)})"
+    title = f"{metric_title(section)} against retraining time ({how_many(section)})"
     return (
         Figure("accuracy-retraining", title, "epochs of retraining", f"test {section.metric.label}", panels)
         if panels
@@ -121,14 +88,16 @@ def _envelope(section: Section) -> Figure | None:
     found = [group for group in envelope(section) if group.done]
     if not set(EPOCHS) & set(section.best_over) or len({group.sparsity for group in found}) < 2:
         return None
-    lines = [_line(s, part, lambda g: 1 / (1 - g.sparsity), "metric", section) for s, part in by_series(found).items()]
-    title = f"Best {section.metric.name} across retraining times ({_n(section)})"
+    lines = [
+        line_of(s, part, lambda g: 1 / (1 - g.sparsity), "metric", section) for s, part in by_series(found).items()
+    ]
+    title = f"Best {section.metric.name} across retraining times ({how_many(section)})"
     return Figure(
         "envelope",
         title,
         "compression ratio",
         f"test {section.metric.label}",
-        [Panel(lines, "", _dense(section))],
+        [Panel(lines, "", dense_level(section))],
         True,
     )
 
@@ -145,9 +114,9 @@ def _envelope_budget(section: Section) -> Figure | None:
             budgets = sorted({group.retrain_epochs for group in part})
             held = [_within(part, budget) for budget in budgets]
             places = iter(budgets)
-            lines.append(_line(name, held, lambda g, places=places: next(places), "metric", section))  # type: ignore[misc]
-        panels.append(Panel(lines, f"sparsity {percent(sparsity, 1)} %", _dense(section)))
-    title = f"Best {section.metric.name} within a retraining budget ({_n(section)})"
+            lines.append(line_of(name, held, lambda g, places=places: next(places), "metric", section))  # type: ignore[misc]
+        panels.append(Panel(lines, f"sparsity {percent(sparsity, 1)} %", dense_level(section)))
+    title = f"Best {section.metric.name} within a retraining budget ({how_many(section)})"
     return Figure("envelope-budget", title, "epochs of retraining, at most", f"test {section.metric.label}", panels)
 
 
@@ -155,19 +124,8 @@ def _within(part: Sequence[Group], budget: float) -> Group:
     return best([group for group in part if group.retrain_epochs <= budget], lambda g: 0)[0]
 
 
-def _sparsest(section: Section) -> list[Group]:
-    """Returns each line's group at the highest sparsity that all lines have."""
-    lines = by_series([group for group in tuned(section) if group.done])
-    common = set.intersection(*({g.sparsity for g in part} for part in lines.values())) if lines else set()
-    if not common:
-        return []
-    return [
-        max((g for g in part if g.sparsity == max(common)), key=lambda g: g.retrain_epochs) for part in lines.values()
-    ]
-
-
 def _layers(section: Section) -> Figure | None:
-    found = [group for group in _sparsest(section) if group.sparsity > 0]
+    found = [group for group in sparsest(section) if group.sparsity > 0]
     names = list(found[0].done[0].get("layers") or {}) if found else []
     if not names or any(list(summary.get("layers") or {}) != names for g in found for summary in g.done):
         return None
@@ -176,17 +134,33 @@ def _layers(section: Section) -> Figure | None:
         shares = [[100 * kept / total for kept, total in summary["layers"].values()] for summary in group.done]
         middle = [spread(column, section.convention) for column in zip(*shares, strict=True)]
         values = [value for value in middle if value is not None]
-        lines.append(_through(group.series, range(len(names)), values))
+        lines.append(through(group.series, range(len(names)), values))
     step = -(-len(names) // 28)
     ticks = [(i, name.removesuffix(".weight")) for i, name in enumerate(names) if i % step == 0]
-    title = f"Density of each layer at {percent(found[0].sparsity, 1)} % sparsity ({_n(section)})"
+    title = f"Density of each layer at {percent(found[0].sparsity, 1)} % sparsity ({how_many(section)})"
     return Figure("layer-density", title, "layer", "weights kept (%)", [Panel(lines)], ticks=ticks)
+
+
+def _neurons(section: Section) -> Figure | None:
+    """The share of filters and neurons with at least s percent of their weights pruned: Frankle et al.'s (2021) Figure 6."""
+    lines = []
+    for group in sparsest(section):
+        counts = [summary["neurons"]["by_sparsity"] for summary in group.done if summary.get("neurons")]
+        shares = [[100 * number / found[0] for number in found] for found in counts if found[0]]
+        middle = [spread(column, section.convention) for column in zip(*shares, strict=True)]
+        if values := [value for value in middle if value is not None]:
+            lines.append(through(group.series, range(101), values))
+    if not lines:
+        return None
+    title = f"Neurons by their sparsity at {percent(sparsest(section)[0].sparsity, 1)} % sparsity ({how_many(section)})"
+    xlabel, ylabel = "sparsity s of a neuron (%)", "neurons with sparsity of at least s (%)"
+    return Figure("neuron-sparsity", title, xlabel, ylabel, [Panel(lines)])
 
 
 def _curves(section: Section) -> Figure | None:
     """The validation metric by epoch of the last retraining, at the highest common sparsity; the training's without validation."""
     lines, key, scale = [], "", section.metric.scale
-    for group in _sparsest(section):
+    for group in sparsest(section):
         logs = [records for row in group.rows if row.summary and (records := runs.log(row.folder))]
         if not logs:
             continue
@@ -197,12 +171,12 @@ def _curves(section: Section) -> Figure | None:
         ]
         values = [value for column in columns if (value := spread(column, section.convention)) is not None]
         if len(values) == epochs > 1:
-            lines.append(_through(group.series, range(1, epochs + 1), values))
+            lines.append(through(group.series, range(1, epochs + 1), values))
     if not lines:
         return None
     name, unit = section.metric.name, " (%)" if scale == 100 else ""
     what = f"validation {name}{unit}" if key == "val_metric" else f"{name} on training batches{unit}"
-    title = f"Learning curves at {percent(_sparsest(section)[0].sparsity, 1)} % sparsity ({_n(section)})"
+    title = f"Learning curves at {percent(sparsest(section)[0].sparsity, 1)} % sparsity ({how_many(section)})"
     return Figure("learning-curves", title, "epoch of retraining", what, [Panel(lines)])
 
 
@@ -238,4 +212,8 @@ FIGURES: dict[str, Callable[[Section], Figure | None]] = {
     ),
     "layer-density": _layers,
     "learning-curves": _curves,
+    "accuracy-time": over_time.accuracy_time,
+    "weights-remaining": over_time.weights_remaining,
+    "neuron-sparsity": _neurons,
 }
+ASKED = ("weights-remaining", "neuron-sparsity")  # drawn only where a study names them

@@ -92,13 +92,15 @@ def scaled(plan: Plan, scale: float, whole: bool = True) -> Plan:
     if scale == 1.0:
         return plan
     phases: list[Phase] = []
+    share = scale  # of the training's steps that are left: whole epochs are rounded, and its steps go along with them
     for phase in plan.phases:
         if isinstance(phase, Train):
             short = with_epochs(phase, lengths.times(phase.epochs, scale)) if whole else phase
-            phases.append(override(short, _times(phase, scale if whole else 1.0, "keep_steps")))
+            share = (lengths.ratio(short.epochs, phase.epochs) or scale) if whole else scale
+            phases.append(override(short, _times(phase, share if whole else 1.0, "keep_steps")))
         else:
-            names = ("epochs", "rewind_step") if isinstance(phase, Retrain) else ("at_epoch", "at_step")
-            phases.append(override(phase, _times(phase, scale, *names)))
+            length, step = ("epochs", "rewind_step") if isinstance(phase, Retrain) else ("at_epoch", "at_step")
+            phases.append(override(phase, _times(phase, scale, length) | _times(phase, share, step)))
     settings: dict[str, Any] = {**plan.model_dump(exclude_unset=True, exclude={"phases"}), "phases": phases}
     shortened: Plan = plans.make(Plan, settings)
     return shortened
