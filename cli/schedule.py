@@ -93,7 +93,7 @@ def schedule(
     ] = None,
     warmup: Annotated[
         float | None,
-        typer.Option(help="Epochs of linear warm-up." + options.default("0"), rich_help_panel=ORIGINAL),
+        typer.Option(help="Epochs of warm-up." + options.default("0"), rich_help_panel=ORIGINAL),
     ] = None,
     steps_per_epoch: Annotated[
         int | None,

@@ -35,6 +35,18 @@ def test_renda_cifar_schedule(step: int, rate: float) -> None:
     assert schedule(step) == pytest.approx(rate, rel=1e-12)
 
 
+def test_exponential_warmup_and_halvings_are_those_of_gnmt() -> None:
+    epoch = 8000  # Renda et al. 2020, Table 2: 0.002 * 0.01^(1 - 8t) up to t = 0.125, halved at 3.75, 4.165 and 4.58
+    rate = dense(
+        "stepped", lr=0.002, total_steps=5 * epoch, steps_per_epoch=epoch, milestones=(3.75, 4.165, 4.58), gamma=0.5,
+        warmup_epochs=0.125, warmup_form="exponential",
+    )  # fmt: skip
+    for t in (0, 0.05, 0.1, 0.1249):
+        assert rate(round(t * epoch)) == pytest.approx(0.002 * 0.01 ** (1 - 8 * round(t * epoch) / epoch), rel=1e-12)
+    expected = {0.125: 0.002, 3.7499: 0.002, 3.75: 0.001, 4.165: 0.0005, 4.58: 0.00025, 4.9999: 0.00025}
+    assert {t: rate(round(t * epoch)) for t in expected} == pytest.approx(expected, rel=1e-12)
+
+
 def test_imagenet_warmup_counts_in_the_milestones() -> None:
     schedule = dense(
         "stepped", lr=0.4, total_steps=112_590, steps_per_epoch=1251, milestones=(30, 60, 80), warmup_epochs=5

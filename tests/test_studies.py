@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pruning import plan
 from pruning.plan import PlanError, Train
 from pruning.study import sweep
 from pruning.study.report import plots, reported
@@ -116,3 +117,63 @@ def test_a_reported_number_is_what_the_paper_prints() -> None:
     assert (iterative.value, iterative.spread) == (84.34, 0.35)
     random = number("frankle-figure-4-resnet20-cifar10", series="random", sparsity=round(1 - 0.8**6, 12))
     assert (random.value, random.spread) == (89.0, 0.4)
+
+
+RECIPES = {  # of each network and data set, the recipe whose training Zimmer et al.'s studies share
+    ("resnet56", "cifar10"): "zimmer-resnet56-cifar10-imp",
+    ("wrn-28-10", "cifar100"): "zimmer-wrn28-10-cifar100-imp",
+    ("torchvision:resnet50", "folder"): "zimmer-resnet50-imagenet-gmp-stepped",
+}
+SHARED = ("model_options", "split", "augment", "batch_size", "momentum", "nesterov", "warmup_epochs", "optimizer", "clip_norm")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("zimmer-")])
+def test_zimmers_studies_train_and_prune_as_the_recipes_do(name: str) -> None:
+    study = sweep.load_study(name)
+    if sweep.missing(study):
+        return
+    found = axes.read_axes(study.axes, study.set, str([study.phases, study.axes]))
+    varied = {path.removeprefix("train.") for values in found.values() for value in values for path in value.changes}
+    varied -= {"warmup_epochs"}
+    for point in sweep.expand(small(study)):
+        train = point.phases[0]
+        assert isinstance(train, Train)
+        if (train.model, train.data) not in RECIPES:
+            continue
+        recipe = plan.load_plan(RECIPES[train.model, train.data]).train
+        for key in set(SHARED) - varied:
+            assert getattr(train, key) == getattr(recipe, key), (name, key)
+        prunings = [phase for phase in point.phases if isinstance(phase, plan.Prune)]
+        assert all(phase.recalibrate == "one-pass" for phase in prunings)
+        resets = [phase.optimizer_state for phase in point.phases if isinstance(phase, plan.Retrain)]
+        assert resets == ["reset", *["keep"] * (len(resets) - 1)][: len(resets)]
+
+
+def test_a_case_takes_the_phases_of_a_recipe_and_changes_them() -> None:
+    text = """
+        [axes]
+        sparsity = [0.5, 0.9]
+        [[axes.method]]
+        label = "one-shot"
+        base = "digits"
+        "prune.sparsity" = "$sparsity"
+        "train.epochs" = 8
+        [[axes.method]]
+        label = "in cycles"
+        base = "digits-imp"
+        "iterate.sparsity" = "$sparsity"
+    """
+    points = sweep.expand(sweep.parse_study(text, "x"))
+    assert [p.labels["method"] for p in points] == ["one-shot", "in cycles"] * 2
+    first, recipe = points[0].phases, plan.load_plan("digits").phases
+    assert [type(phase) for phase in first] == [type(phase) for phase in recipe]
+    assert first[1].sparsity == 0.5
+    assert first[0].epochs == 8
+    assert first[0].lr == recipe[0].lr
+    assert [p.phases[-2].sparsity for p in points] == [0.5, 0.5, 0.9, 0.9]
+    with pytest.raises(PlanError, match="give phases, or the name of a recipe as base"):
+        sweep.parse_study('[[axes.a]]\nlabel = "x"\nbase = 3\n', "x")
+    with pytest.raises(PlanError, match="two axes bring phases of their own"):
+        sweep.expand(sweep.parse_study(text + '[[axes.other]]\nlabel = "y"\nbase = "digits"\n', "x"))
+    with pytest.raises(PlanError, match="'digts'"):
+        sweep.expand(sweep.parse_study(text.replace('"digits"', '"digts"'), "x"))

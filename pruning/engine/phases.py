@@ -195,6 +195,7 @@ def dense_schedule(train: Train, steps_per_epoch: int) -> Callable[[int], float]
         milestones=train.milestones,
         gamma=train.gamma,
         warmup_epochs=train.warmup_epochs,
+        warmup_form=train.warmup_form,
         restarts=methods.restarts(train, steps_per_epoch),
     )
 

@@ -46,5 +46,5 @@ def method_settings(phase: Retrain, train: Train) -> Train:
     if total is None and techniques.TECHNIQUES.find(phase.technique).weights == "fresh":
         raise PlanError(f"{phase.technique} with a method needs lengths in epochs: it runs the training's and its own")
     epochs = techniques.length(phase, train.epochs) if total is None else total
-    length = {"epochs": epochs, "milestones": (), "warmup_epochs": 0.0}
+    length = {"epochs": epochs, "milestones": (), "warmup_epochs": 0.0, "warmup_form": "linear"}
     return override(train, {**length, "schedule": "constant", "keep_epochs": (), "keep_steps": (), **own})

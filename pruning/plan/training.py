@@ -37,7 +37,8 @@ class Adopted(Settings):
 class Train(Settings):
     """Trains a network from its initialization.
 
-    `milestones` and `warmup_epochs` are in epochs; milestone 91 means that the first step after 91 whole epochs is the
+    `milestones` and `warmup_epochs` are in epochs; the warm-up is linear from 0 or exponential from a hundredth of the rate
+    (Renda et al. 2020, Table 2, GNMT). Milestone 91 means that the first step after 91 whole epochs is the
     first with the lower rate. `epochs` is a :mod:`length <pruning.plan.lengths>`. `keep_epochs` lists the epochs after
     which the state is kept for rewinding; 0 is the initialization, 1.5 half-way through the second.
     A `method` prunes during training, with `method_options` of its own: to `sparsity` of all prunable weights where it
@@ -69,6 +70,7 @@ class Train(Settings):
     milestones: tuple[NonNegative, ...] = ()
     gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
     warmup_epochs: NonNegative = 0.0
+    warmup_form: Literal["linear", "exponential"] = "linear"
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     clip_norm: Positive | None = None
     precision: Precision = "float32"
@@ -106,6 +108,8 @@ class Train(Settings):
             raise ValueError(f"milestones must rise, not {list(self.milestones)}")
         if last is not None and self.warmup_epochs >= last:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be less than epochs, {last:g}")
+        if self.warmup_form != "linear" and not self.warmup_epochs:
+            raise ValueError(f"warmup_form '{self.warmup_form}' is not used without warmup_epochs")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         check_options(self, "optimizer", ("nesterov",))

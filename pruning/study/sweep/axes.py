@@ -14,7 +14,7 @@ KINDS = (*PHASES, "iterate")
 
 @dataclass(frozen=True)
 class Value:
-    """One place on an axis: what it is called, the settings it makes, and phases of its own in place of the base's.
+    """One place on an axis: what it is called, the settings it makes, and phases of its own, or a base's, in place of the study's.
 
     Values with one label and several variants are one line of a report: their best, by validation accuracy.
     """
@@ -23,6 +23,7 @@ class Value:
     changes: dict[str, Any]
     phases: tuple[dict[str, Any], ...] | None = None
     variant: str | None = None
+    base: str | None = None  # a recipe or a TOML file
 
 
 def read_axes(given: Mapping[str, Any], fixed: Mapping[str, Any], used: str = "") -> dict[str, list[Value]]:
@@ -63,13 +64,15 @@ def _is_cases(spec: Any) -> bool:
 def _cases(name: str, spec: list[dict[str, Any]]) -> list[Value]:
     values = []
     for entry in spec:
-        rest = {key: value for key, value in entry.items() if key not in ("label", "variant", "phases")}
+        rest = {key: value for key, value in entry.items() if key not in ("label", "variant", "phases", "base")}
         phases = entry.get("phases")
         if phases is not None and not isinstance(phases, list):
             raise PlanError(f"axis '{name}', '{entry['label']}': phases must be a list of tables")
-        values.append(
-            Value(entry["label"], paths(rest), None if phases is None else tuple(phases), entry.get("variant"))
-        )
+        base = entry.get("base")
+        if base is not None and (phases is not None or not isinstance(base, str)):
+            raise PlanError(f"axis '{name}', '{entry['label']}': give phases, or the name of a recipe as base")
+        own = None if phases is None else tuple(phases)
+        values.append(Value(entry["label"], paths(rest), own, entry.get("variant"), base))
     return values
 
 

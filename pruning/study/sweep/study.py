@@ -12,8 +12,9 @@
     "prune.sparsity" = { ladder = { start = 0.8, ratio = 0.8, count = 10 }, density = true }
     "retrain.epochs" = { range = [10, 50, 20] }
     sparsity = [0.9, 0.95]                       a name of its own: stands where the phases say "$sparsity"
-    [[axes.technique]]                           cases with a label, several settings each, or phases of their own; with a variant
-                                                 too, a report takes the best variant of each label
+    [[axes.technique]]                           cases with a label, several settings each, and phases or a base of their own; with
+                                                 a variant too, a report takes the best variant of each label. Settings may say
+                                                 "$sparsity", too: "train.sparsity" = "$sparsity"
     label = "fine-tuning"
     "retrain.technique" = "fine-tune"
     [[drop]]                                     combinations that are left out: every line fits
@@ -170,15 +171,17 @@ def _meets(value: Any, wanted: Any, key: str) -> bool:
 
 def plan_of(study: Study, row: Mapping[str, Value], more: Mapping[str, Any], train: Train | None = None) -> Plan:
     """Returns the plan of one combination; `train` stands for the history of a study over a run."""
-    own = [value.phases for value in row.values() if value.phases is not None]
+    own = [value for value in row.values() if value.phases is not None or value.base is not None]
     if len(own) > 1:
         raise PlanError(f"study '{study.name}': two axes bring phases of their own")
-    table, name, source = _base(study, own[0] if own else study.phases)
+    phases, base = (own[0].phases, own[0].base) if own else (study.phases, study.base)
+    table, name, source = _base(study, phases, base)
     names = {axis: value.label for axis, value in row.items()}
     entries = [_filled(entry, names) for entry in table.get("phases", [])]
     if train is not None:
         entries.insert(0, train.model_dump(exclude_unset=True) | {"phase": "train"})
     changes = {**paths(study.set), **{path: v for value in row.values() for path, v in value.changes.items()}, **more}
+    changes = {path: _filled(value, names) for path, value in changes.items()}
     for path, value in changes.items():
         head, _, key = path.partition(".")
         if head == "iterate":
@@ -204,10 +207,12 @@ def _filled(value: Any, names: Mapping[str, Any]) -> Any:
     return value
 
 
-def _base(study: Study, phases: tuple[dict[str, Any], ...] | None) -> tuple[dict[str, Any], str, str]:
+def _base(
+    study: Study, phases: tuple[dict[str, Any], ...] | None, base: str | None
+) -> tuple[dict[str, Any], str, str]:
     if phases is not None:
         return {"phases": list(phases)}, study.name, f"study '{study.name}'"
-    if study.base is None:
+    if base is None:
         raise PlanError(f"study '{study.name}' has no base, no phases and no run to start from")
-    beside = Path(study.folder) / study.base
-    return plans.read_plan(str(beside) if study.base.endswith(".toml") and beside.is_file() else study.base)
+    beside = Path(study.folder) / base
+    return plans.read_plan(str(beside) if base.endswith(".toml") and beside.is_file() else base)

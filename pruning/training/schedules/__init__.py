@@ -133,11 +133,13 @@ def dense(
     milestones: Sequence[float] = (),
     gamma: float = 0.1,
     warmup_epochs: float = 0.0,
+    warmup_form: str = "linear",
     restarts: Sequence[int] = (),
 ) -> Schedule:
     """Returns the schedule step -> rate of a dense training of `total_steps`; beyond them the last rate is held.
 
-    The warm-up is linear from 0, lr * step / W over W = round(warmup_epochs * steps_per_epoch) steps. Milestones are in
+    The warm-up is linear from 0, lr * step / W over W = round(warmup_epochs * steps_per_epoch) steps, or exponential from
+    lr / 100, lr * 0.01^(1 - step / W). Milestones are in
     epochs, counted from step 0, the warm-up included: the rate drops at step round(milestone * steps_per_epoch).
     `restarts` are the steps at which a cyclic schedule starts anew (:func:`pruning.training.ramps.pruning_events`).
     """
@@ -147,7 +149,9 @@ def dense(
 
     def schedule(step: int) -> float:
         step = min(step, total_steps - 1)
-        return rate(step) * step / warmup if step < warmup else rate(step)
+        if step >= warmup:
+            return rate(step)
+        return rate(step) * (step / warmup if warmup_form == "linear" else 0.01 ** (1 - step / warmup))
 
     return schedule
 
