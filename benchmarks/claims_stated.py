@@ -209,26 +209,26 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         *(
             Claim(
                 f"{method}: pruned after half of the training it is above pruned at initialization",
-                {"method": method, "step": 144},
-                {"method": method, "step": 0},
+                {"method": method, "time": 144},
+                {"method": method, "time": 0},
             )
             for method in ("magnitude", "SNIP", "SynFlow")
         ),
         Claim(
             "lottery-ticket rewinding to step 48 is above every method there",
-            {"method": "lottery-ticket rewinding", "step": 48},
-            {"method": ["magnitude", "SNIP", "GraSP", "SynFlow"], "step": 48},
+            {"method": "lottery-ticket rewinding", "time": 48},
+            {"method": ["magnitude", "SNIP", "GraSP", "SynFlow"], "time": 48},
             best=True,
         ),
         Claim(
             "magnitude after half of the training has not caught up with it",
-            {"method": "lottery-ticket rewinding", "step": 48},
-            {"method": "magnitude", "step": 144},
+            {"method": "lottery-ticket rewinding", "time": 48},
+            {"method": "magnitude", "time": 144},
         ),
         Claim(
             "every method is above random pruning at initialization",
-            {"method": ["magnitude", "SNIP", "GraSP", "SynFlow"], "step": 0},
-            {"method": "random", "step": 0},
+            {"method": ["magnitude", "SNIP", "GraSP", "SynFlow"], "time": 0},
+            {"method": "random", "time": 0},
         ),
     ),
     "grasp": (  # Frankle et al. 2021, section 5 and appendix C, Figure 9
