@@ -6,7 +6,7 @@ import typer
 
 from pruning import plan
 
-from . import options
+from . import options, scoring_options
 from .inputs import given, merged, run_folder
 from .inputs import layer_rates as read_rates
 from .shared import Shared, shared_options
@@ -27,9 +27,9 @@ def prune(
     include: options.Include = None,
     allow_reparametrized: options.AllowReparametrized = False,
     rounds: options.Rounds = None,
-    scoring_mode: options.ScoringMode = None,
-    samples_per_class: options.SamplesPerClass = None,
-    scoring_batch: options.ScoringBatch = None,
+    scoring_mode: scoring_options.ScoringMode = None,
+    samples_per_class: scoring_options.SamplesPerClass = None,
+    scoring_batch: scoring_options.ScoringBatch = None,
     ablation: options.Ablation = None,
     min_per_layer: options.MinPerLayer = None,
     layer_rates: options.LayerRates = None,

@@ -167,6 +167,20 @@ def test_scale_shortens_epochs_and_leaves_sparsities() -> None:
     assert [p.phases[2].epochs for p in points if isinstance(p.phases[2], Retrain)] == [1, 1]
 
 
+def test_scaled_steps_stay_within_a_training_whose_epochs_are_rounded_down() -> None:
+    """160 epochs of 391 steps times 0.0155 are 2 epochs: the last of 62,560 steps is then the last of 782, and not the 970th."""
+    points = [point for point in sweep.expand(sweep.load_study("frankle-figure-7-resnet20-cifar10"), 0.0155)]
+    assert {train(p).epochs for p in points} == {2}
+    assert {max(train(p).keep_steps) for p in points} == {782}
+    last = [phase for p in points if p.labels["time"] == 62560 for phase in p.phases]
+    assert {p.at_step for p in last if isinstance(p, Prune)} == {
+        782,
+        None,
+    }  # None: lottery ticket rewinding prunes the end
+    assert {p.rewind_step for p in last if isinstance(p, Retrain)} == {782, None}
+    assert len(points) == 390
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

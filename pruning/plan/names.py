@@ -16,7 +16,7 @@ ModelName = Literal[
     "lenet-300-100", "lenet-5", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet18", "resnet34",
     "vgg11", "vgg13", "vgg16", "vgg19", "wrn-16-8", "wrn-22-8", "wrn-28-10", "wrn-14-8", "wrn-20-8", "wrn-32-2",
 ]  # fmt: skip
-DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "folder"]
+DataName = Literal["digits", "cifar10", "cifar100", "mnist", "fashion-mnist", "folder", "tinyimagenet"]
 Convention = Literal["true", "weights", "shrinkbench"]
 ExportFormat = Literal["safetensors", "torch", "hf", "onnx"]
 Criterion = Literal["magnitude", "random", "snip", "grasp", "grasp-inverted", "grasp-magnitude", "synflow"]
