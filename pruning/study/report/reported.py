@@ -3,6 +3,8 @@
 pruning/studies/reported/*.csv hold one number a line, with the page, table and row that it was read from:
 paper, page, table, row, study, series, sparsity, retrain_epochs, cycles, metric, statistic, value, spread, n, note.
 `retrain_epochs` is a number, `best` over retraining times, or empty where the study has one only. Accuracies are in percent.
+Sparsity 0 is a dense network: that of the line's runs, or with series `dense` of all. `dead_neurons` is the percentage of neurons
+and filters with no weight left, the output layer's aside.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ import math
 from dataclasses import dataclass
 from importlib import resources
 
-from pruning.study.report.groups import Group, envelope, tuned
+from pruning.record import runs
+from pruning.study.report.groups import Group, envelope, series, tuned
 from pruning.study.report.rows import Section
 from pruning.study.report.tables import MISSING, Table
 from pruning.study.spread import spread
 
 COLUMNS = ("paper", "page", "table", "row", "study", "series", "sparsity", "retrain_epochs", "cycles", "metric", "statistic",
            "value", "spread", "n", "note")  # fmt: skip
-FACTOR = {"accuracy": 100.0, "speedup": 1.0}
+FACTOR = {"accuracy": 100.0, "speedup": 1.0, "dead_neurons": 1.0}
+DENSE = "dense"
 INSIDE, NEAR = 1.0, 2.0  # spreads
 
 
@@ -75,7 +79,10 @@ def compare(section: Section, numbers: list[Reported]) -> Table | None:
     for number in numbers:
         pool = bests if number.retrain_epochs == "best" else exact
         group = next((group for group in pool if _matches(group, number)), None)
-        found = spread(group.values(number.metric), section.convention) if group else None
+        if number.sparsity == 0:
+            found = spread(_dense(section, number), section.convention)
+        else:
+            found = spread(_values(group, number.metric), section.convention) if group else None
         scale = FACTOR[number.metric]
         theirs = f"{number.value:g}" + (f" ± {number.spread:g}" if number.spread is not None else "")
         place = [
@@ -106,6 +113,24 @@ def compare(section: Section, numbers: list[Reported]) -> Table | None:
     note = "Difference: ours minus reported. Its unit: the root of the summed squares of both spreads, where one is known. "
     note += "Green: within one; yellow: within two; red: outside."
     return Table("reported", "Reported and reproduced", columns, rows, note, marks)
+
+
+def _dense(section: Section, number: Reported) -> list[float]:
+    """Returns the values of the dense networks that the line's runs began with."""
+    rows = [row for row in section.rows if row.summary is not None and number.series in (DENSE, series(row))]
+    roots = {root: runs.read_summary(root) for row in rows if runs.is_done(root := runs.history(row.folder)[0])}
+    return [float(summary[number.metric]) for summary in roots.values() if not summary["sparsity"]]
+
+
+def _values(group: Group, metric: str) -> list[float]:
+    if metric != "dead_neurons":
+        return group.values(metric)
+    shares = []
+    for summary in group.done:
+        layers = list(((summary.get("neurons") or {}).get("dead") or {}).values())[:-1]
+        if layers:
+            shares.append(100 * sum(dead for dead, _ in layers) / sum(number for _, number in layers))
+    return shares
 
 
 def _matches(group: Group, number: Reported) -> bool:

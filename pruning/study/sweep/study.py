@@ -207,9 +207,7 @@ def _filled(value: Any, names: Mapping[str, Any]) -> Any:
     return value
 
 
-def _base(
-    study: Study, phases: tuple[dict[str, Any], ...] | None, base: str | None
-) -> tuple[dict[str, Any], str, str]:
+def _base(study: Study, phases: tuple[dict[str, Any], ...] | None, base: str | None) -> tuple[dict[str, Any], str, str]:
     if phases is not None:
         return {"phases": list(phases)}, study.name, f"study '{study.name}'"
     if base is None:
