@@ -17,6 +17,7 @@ from pruning.study import sweep
 from pruning.study.sweep.executors import EXECUTORS, Place
 
 from . import options
+from .cost import show_cost
 from .formats import duration, metric, sparsity
 from .output import emit, emit_json
 from .screen import Screen
@@ -92,6 +93,25 @@ def sweep_study(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Show what the study costs; run nothing.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    throughput: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|RUN",
+            help="With --cost, training images a second, or a finished run that measured them: tells the time.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --cost, the training images of a data set whose size is not known, 1281167 of ImageNet.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     out: options.Out = Path("runs"),
     device: options.Device = "auto",
     data_dir: options.DataDir = None,
@@ -113,6 +133,10 @@ def sweep_study(
         raise typer.BadParameter(
             "--emit-slurm runs nothing: give --download without it, before the script is submitted"
         )
+    if not cost and (throughput is not None or images is not None):
+        raise typer.BadParameter(
+            f"{'--throughput' if throughput is not None else '--images'} is used with --cost alone"
+        )
     loaded = sweep.load_study(study)
     points = sweep.expand(loaded, scale)
     if study.endswith(".toml"):
@@ -128,6 +152,9 @@ def sweep_study(
     if share is not None:  # other shares may need what this one is done with
         loaded = loaded.model_copy(update={"keep": "all"})
         mine = sweep.build(sweep.share(points, *sweep.parse_share(share)), out)
+    if cost:
+        show_cost(loaded.name, len(points), mine, out, throughput, images, json, quiet)
+        return
     slots, gpus = _slots(jobs, threads, device)
     work = sweep.Sweep(loaded, mine, out, retry_failed=retry_failed and not dry_run)
     if dry_run:
