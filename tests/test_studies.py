@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pruning import plan
+from pruning import models, plan
 from pruning.plan import PlanError, Train
 from pruning.study import sweep
 from pruning.study.report import plots, reported
@@ -190,3 +190,21 @@ def test_a_case_takes_the_phases_of_a_recipe_and_changes_them() -> None:
         sweep.expand(sweep.parse_study(text + '[[axes.other]]\nlabel = "y"\nbase = "digits"\n', "x"))
     with pytest.raises(PlanError, match="'digts'"):
         sweep.expand(sweep.parse_study(text.replace('"digits"', '"digts"'), "x"))
+
+
+def test_the_networks_of_all_studies_can_be_built() -> None:
+    shapes = {"cifar10": (3, 32, 10), "cifar100": (3, 32, 100), "digits": (1, 8, 10), "tinyimagenet": (3, 64, 200)}
+    shapes["folder"] = (3, 224, 1000)
+    wanted = set()
+    for name in NAMES:
+        study = sweep.load_study(name)
+        if not sweep.missing(study):
+            trains = [point.phases[0] for point in sweep.expand(small(study))]
+            wanted |= {(t.model, tuple(sorted(t.model_options.items())), t.data, t.norm_init) for t in trains}
+    assert len(wanted) > 20
+    for model, options, data, norm_init in sorted(wanted, key=str):
+        if model.partition(":")[0] in ("torchvision", "timm"):
+            pytest.importorskip(model.partition(":")[0], reason=f"{model} needs its library")
+        channels, side, classes = shapes[data]
+        built = models.build(model, (channels, side, side), classes, options=dict(options), norm_init=norm_init, seed=0)
+        assert sum(parameter.numel() for parameter in built.parameters()) > 10_000
