@@ -84,7 +84,7 @@ def figures(name: str, out: Path, folder: Path) -> str:
     return "\n".join([*shown, f"\n[Mean and spread of each cell]({folder.name}/{name}.md)\n"])
 
 
-TOLD = """    python benchmarks/claims.py {names} --data-dir DIR
+TOLD = """    python benchmarks/claims.py {names}--data-dir DIR
 
 ResNet-8 of half the width (19,218 weights) on 3,000 training, 500 validation and 2,000 test images of a JPEG re-encoding of
 CIFAR-10, at 16x16 pixels; 24 or 12 epochs in place of the papers' 160 to 200. Differences of test accuracies are paired by seed:
@@ -113,7 +113,7 @@ def main() -> None:
             text += "\n" + figures(name, options.out, options.record)
         parts.append(text)
     if options.record:
-        head = TOLD.format(names=" ".join(options.names), **environment(torch.device("cpu")))
+        head = TOLD.format(names="".join(f"{name} " for name in options.names), **environment(torch.device("cpu")))
         text = "# What the papers claim, on a small CIFAR-10\n\n" + "\n".join([head, *parts])
         options.record.with_suffix(".md").write_text(text)
 

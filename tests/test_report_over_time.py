@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,18 @@ def test_accuracy_by_the_step_that_is_pruned(section: report.Section) -> None:
     lines = {line.label: (list(line.x), [round(y, 6) for y in line.y]) for line in found.panels[1].lines}
     assert lines == {"at once": ([0, 20], [87.0, 87.1]), "rewound": ([0, 20], [90.0, 90.0])}
     assert found.panels[0].level == ("dense (n = 1)", 90.0)
+
+
+def test_accuracy_by_the_length_of_the_dense_training(section: report.Section) -> None:
+    def budget(labels: dict[str, object]) -> dict[str, object]:
+        return {"budget" if axis == "time" else axis: label for axis, label in labels.items()}
+
+    rows = [replace(row, labels=budget(row.labels)) for row in section.rows]
+    found = figure(replace(section, rows=rows, axes=budget(section.axes)), "accuracy-budget")
+    assert found.xlabel == "epochs of the dense training"
+    assert [panel.level for panel in found.panels] == [None, None]  # each length has a dense network of its own
+    lines = {line.label: list(line.x) for line in found.panels[0].lines}
+    assert lines == {"at once": [0, 20], "rewound": [0, 20]}
 
 
 def test_weights_left_of_the_sparsest_networks_that_match(section: report.Section) -> None:

@@ -13,26 +13,41 @@ from pruning.study.report.rows import Row, Section
 from pruning.study.report.tables import percent
 from pruning.study.spread import spread
 
+BUDGET = "budget"  # the axis of a study that says how long the dense training is, in epochs
 TIME = "time"  # the axis of a study that says at which step or epoch the dense training is pruned or rewound to
 WITHIN = 1.0  # percentage points of the dense networks' accuracy
 
 
 def accuracy_time(section: Section) -> Figure | None:
     """The metric against the point of training on the axis `time`, a panel for each sparsity: their Figure 7."""
-    places = section.axes.get(TIME, [])
-    if len(places) < 2 or not all(isinstance(row.labels.get(TIME), (int, float)) for row in section.rows):
+    what, unit = "the point of training that is pruned or rewound to", f"{_unit(section)} of training"
+    return _along(section, TIME, "accuracy-time", what, unit, dense_level(section))
+
+
+def accuracy_budget(section: Section) -> Figure | None:
+    """The metric against the length of the dense training on the axis `budget`: Zimmer et al. 2023, figures 6 and 7."""
+    return _along(
+        section, BUDGET, "accuracy-budget", "the length of the dense training", "epochs of the dense training"
+    )
+
+
+def _along(
+    section: Section, axis: str, name: str, what: str, unit: str, level: tuple[str, float] | None = None
+) -> Figure | None:
+    places = section.axes.get(axis, [])
+    if len(places) < 2 or not all(isinstance(row.labels.get(axis), (int, float)) for row in section.rows):
         return None
-    found = [group for group in groups(section, (TIME,)) if group.done]
+    found = [group for group in groups(section, (axis,)) if group.done]
     panels = []
     for sparsity in sorted({group.sparsity for group in found}):
         members = by_series([group for group in found if group.sparsity == sparsity])
-        lines = [line_of(name, part, lambda g: float(g.chosen), "metric", section) for name, part in members.items()]
+        lines = [line_of(label, part, lambda g: float(g.chosen), "metric", section) for label, part in members.items()]
         if any(len(line.x) > 1 for line in lines):
-            panels.append(Panel(lines, f"sparsity {percent(sparsity, 1)} %", dense_level(section)))
+            panels.append(Panel(lines, f"sparsity {percent(sparsity, 1)} %", level))
     if not panels:
         return None
-    title = f"{metric_title(section)} against the point of training that is pruned or rewound to ({how_many(section)})"
-    return Figure("accuracy-time", title, f"{_unit(section)} of training", f"test {section.metric.label}", panels)
+    title = f"{metric_title(section)} against {what} ({how_many(section)})"
+    return Figure(name, title, unit, f"test {section.metric.label}", panels)
 
 
 def weights_remaining(section: Section) -> Figure | None:

@@ -213,6 +213,7 @@ FIGURES: dict[str, Callable[[Section], Figure | None]] = {
     "layer-density": _layers,
     "learning-curves": _curves,
     "accuracy-time": over_time.accuracy_time,
+    "accuracy-budget": over_time.accuracy_budget,
     "weights-remaining": over_time.weights_remaining,
     "neuron-sparsity": _neurons,
 }
