@@ -26,7 +26,7 @@ WEIGHTS = {  # prunable weights by network, options and classes
     ("resnet56", '{"shortcut": "TF"}', 10): 851_760,
     ("resnet110", '{"shortcut": "TF"}', 10): 1_722_672,
     ("vgg16", '{"bias": true, "last_pool": "avg"}', 10): 14_715_584,
-    ("wrn-28-10", '{"form": "meliketoy"}', 100): 36_518_832,
+    ("wrn-28-10", '{"dropout": 0.3, "form": "meliketoy"}', 100): 36_518_832,
     ("torchvision:resnet50", "{}", 1000): 25_502_912,
 }
 
