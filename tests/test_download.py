@@ -230,7 +230,7 @@ def test_without_torchvision_the_extra_is_named(
 
 
 def test_what_is_on_offer(tmp_path: Path) -> None:
-    assert set(downloading.DOWNLOADS) == {*choices(DataName)} - {"digits", "folder"}
+    assert set(downloading.DOWNLOADS) == {*choices(DataName)} - {"digits", "folder", "tinyimagenet"}
     assert {name for name, line in data.DATASETS.items() if "--download" in line} == set(downloading.DOWNLOADS)
     for name in ("digits", "folder", "sets.py:blobs", "cifar"):
         refused(name, tmp_path, f"data '{name}'", "cifar10, cifar100, mnist, fashion-mnist")
